@@ -22,6 +22,7 @@ CREATE TABLE webhooks (
     id              uuid        PRIMARY KEY,
     project_id      uuid        NOT NULL REFERENCES projects,
     url             text        NOT NULL,
+    query           text,
     events          text[]      NOT NULL CHECK (cardinality(events) > 0
         AND events <@ ARRAY['started', 'progress', 'succeeded', 'failed', 'canceled']),
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -32,7 +33,8 @@ CREATE TABLE webhooks (
 COMMENT ON TABLE  webhooks                 IS 'Endpoints that are notified of the jobs of a project';
 COMMENT ON COLUMN webhooks.id              IS 'UUID v7';
 COMMENT ON COLUMN webhooks.project_id      IS 'Owner';
-COMMENT ON COLUMN webhooks.url             IS 'Where notifications are posted to';
+COMMENT ON COLUMN webhooks.url             IS 'Where notifications are posted to, without the query of the URL';
+COMMENT ON COLUMN webhooks.query           IS 'The query, which may be a secret; NULL: it has none';
 COMMENT ON COLUMN webhooks.events          IS 'Of which events';
 COMMENT ON COLUMN webhooks.created_at      IS 'When it was created';
 COMMENT ON COLUMN webhooks.disabled_at     IS 'Since when nothing is posted to it; NULL: it is enabled';
@@ -58,14 +60,17 @@ CREATE TABLE job_webhooks (
     job_id      uuid    PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
     url         text    NOT NULL,
     query       text,
+    had_query   boolean NOT NULL,
     events      text[]  NOT NULL CHECK (cardinality(events) > 0
         AND events <@ ARRAY['started', 'progress', 'succeeded', 'failed', 'canceled']),
-    disabled_at timestamptz
+    disabled_at timestamptz,
+    CHECK (had_query OR query IS NULL)
 );
 COMMENT ON TABLE  job_webhooks             IS 'The endpoint that a request names for notifications of its job';
 COMMENT ON COLUMN job_webhooks.job_id      IS 'The job';
 COMMENT ON COLUMN job_webhooks.url         IS 'The URL without its query';
 COMMENT ON COLUMN job_webhooks.query       IS 'The query, which may be a secret; NULL: it had none, or it is forgotten';
+COMMENT ON COLUMN job_webhooks.had_query   IS 'Whether the URL was stated with a query';
 COMMENT ON COLUMN job_webhooks.events      IS 'Of which events';
 COMMENT ON COLUMN job_webhooks.disabled_at IS 'Since when nothing is posted to it: the endpoint answered 410; NULL: never';
 
@@ -123,6 +128,9 @@ CREATE INDEX deliveries_failed ON deliveries (target, ended_at) WHERE status = '
 CREATE INDEX deliveries_under_way ON deliveries (project_id, target, lease_until) WHERE lease_until IS NOT NULL;
 CREATE UNIQUE INDEX deliveries_of_picture ON deliveries (job_id, target, position) WHERE position IS NOT NULL;
 CREATE INDEX deliveries_of_job ON deliveries (job_id) WHERE target = 'webhook';
+CREATE INDEX deliveries_of_progress ON deliveries (job_id, created_at) WHERE event = 'progress';
+CREATE INDEX job_webhooks_secret ON job_webhooks (job_id) WHERE query IS NOT NULL;
+CREATE INDEX deliveries_of_old_progress ON deliveries (created_at) WHERE event = 'progress';
 CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id) WHERE webhook_id IS NOT NULL;
 CREATE INDEX deliveries_of_project ON deliveries (project_id, id) WHERE target = 'webhook';
 
@@ -151,6 +159,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- Of the progress of a job, a webhook gets one event in half a second.
 CREATE FUNCTION notify_webhooks(job jobs, happened text, details jsonb) RETURNS void LANGUAGE sql AS $$
     WITH wanted AS (
         SELECT id FROM webhooks WHERE project_id = job.project_id AND disabled_at IS NULL AND happened = ANY (events)
@@ -165,14 +174,30 @@ CREATE FUNCTION notify_webhooks(job jobs, happened text, details jsonb) RETURNS 
             'attempts', job.epoch,
             'artifacts', coalesce((SELECT jsonb_agg(id ORDER BY position) FROM artifacts WHERE job_id = job.id), '[]'),
             'error', CASE WHEN job.error_class IS NOT NULL
-                THEN jsonb_build_object('class', job.error_class, 'message', job.error_message) END) || details)
+                THEN jsonb_build_object('class', job.error_class, 'message', job.error_message) END,
+            'urls', jsonb_build_object('self', '/v1/jobs/' || job.subject,
+                'subject', '/v1/' || job.kind || 's/' || job.subject)) || details)
     FROM wanted
+    WHERE happened <> 'progress' OR NOT EXISTS (
+        SELECT FROM deliveries d
+        WHERE d.job_id = job.id AND d.event = 'progress' AND d.webhook_id IS NOT DISTINCT FROM wanted.id
+          AND d.created_at > clock_timestamp() - interval '0.5 seconds')
 $$;
+
+CREATE FUNCTION deliver_progress() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM notify_webhooks(NEW, 'progress', jsonb_build_object('step', NEW.step, 'total_steps', NEW.total_steps));
+    RETURN NULL;
+END $$;
 
 CREATE CONSTRAINT TRIGGER deliver_job AFTER UPDATE OF status ON jobs DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION deliver_job();
+CREATE TRIGGER deliver_progress AFTER UPDATE OF step ON jobs
+    FOR EACH ROW WHEN (NEW.status = 'running' AND NEW.step > 0 AND NEW.step IS DISTINCT FROM OLD.step)
+    EXECUTE FUNCTION deliver_progress();
 
 COMMENT ON FUNCTION deliver_job     IS 'Makes deliveries of a job due, and writes its webhooks';
+COMMENT ON FUNCTION deliver_progress IS 'Writes webhooks about the progress of a job';
 COMMENT ON FUNCTION notify_webhooks IS 'Writes an event of a job for each webhook that wants it';
 
 CREATE OR REPLACE VIEW job_reports AS
@@ -182,5 +207,7 @@ SELECT j.id AS job_id,
                          FROM artifacts a
                          LEFT JOIN deliveries d ON d.job_id = a.job_id AND d.target = 'upload' AND d.position = a.position
                          WHERE a.job_id = j.id),
+           'webhook', (SELECT jsonb_build_object('url', w.url, 'events', w.events) FROM job_webhooks w
+                       WHERE w.job_id = j.id),
            'gpu_seconds', (SELECT coalesce(sum(t.gpu_seconds), 0) FROM attempts t WHERE t.job_id = j.id)) AS report
 FROM jobs j;

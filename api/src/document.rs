@@ -43,6 +43,7 @@ pub(crate) fn document() -> OpenApi {
             tag("datasets", "Pictures with captions."),
             tag("models", "Checkpoints and LoRAs."),
             tag("jobs", "Work of every kind: generations, trainings, imports and exports."),
+            tag("webhooks", "Endpoints that are notified of jobs."),
             tag("keys", "Who may call the API."),
             tag("projects", "Owners of everything that users make."),
             tag("workers", "Worker processes and the models that they have loaded."),

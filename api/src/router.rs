@@ -10,7 +10,7 @@ use crate::document::document;
 use crate::limits::{GENERATION_LIMIT, PICTURE_LIMIT, PICTURES_LIMIT};
 use crate::routes::{
     artifact, audit, dataset, event, export, generation, health, import, input, jobs, key, model, outbox, picture_info,
-    project, session, swap, training, upload, usage, worker,
+    project, session, swap, training, upload, usage, webhook, webhook_delivery, worker,
 };
 
 pub(crate) fn routes() -> OpenApiRouter<State> {
@@ -67,6 +67,12 @@ pub(crate) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(outbox::get))
+        .routes(routes!(webhook::create, webhook::list))
+        .routes(routes!(webhook::secret))
+        .routes(routes!(webhook::rotate_secret))
+        .routes(routes!(webhook::get, webhook::change, webhook::delete))
+        .routes(routes!(webhook_delivery::list))
+        .routes(routes!(webhook_delivery::redeliver))
         .routes(routes!(event::follow));
     event::follow_each_kind(router)
 }

@@ -7,7 +7,9 @@
 pub mod archive;
 mod presigned;
 pub mod request;
+pub mod signing;
 pub mod upload;
+pub mod webhook;
 
 use std::time::Duration;
 
@@ -70,6 +72,19 @@ pub enum DeliveryStatus {
     Failed,
     /// Not sent, since the job did not succeed.
     Canceled,
+}
+
+impl DeliveryStatus {
+    /// The name in rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Pending => "pending",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
 }
 
 /// A delivery, as the database's JSON carries it.
@@ -172,10 +187,19 @@ pub async fn settle(pool: &PgPool, claimed: &Claimed, outcome: &Outcome, answer:
                        sender = NULL, lease_until = NULL, due_at = clock_timestamp() + make_interval(secs => $5),
                        ended_at = CASE WHEN $4 <> 'pending' THEN clock_timestamp() END
                    WHERE id = $1 AND epoch = $2 AND sender = $3 AND status = 'pending'
-                   RETURNING id, job_id, status),
+                   RETURNING id, job_id, target, webhook_id, status),
                forgotten AS (
                    DELETE FROM delivery_secrets USING ended
-                   WHERE delivery_id = ended.id AND ended.status = 'succeeded')
+                   WHERE delivery_id = ended.id AND ended.status = 'succeeded'),
+               done AS (
+                   UPDATE job_webhooks w SET query = NULL FROM ended JOIN jobs j ON j.id = ended.job_id
+                   WHERE w.job_id = ended.job_id AND w.query IS NOT NULL AND ended.target = 'webhook'
+                     AND ended.webhook_id IS NULL AND ended.status = 'succeeded'
+                     AND j.status IN ('succeeded', 'canceled')
+                     AND NOT EXISTS (
+                       SELECT FROM deliveries o
+                       WHERE o.job_id = ended.job_id AND o.target = 'webhook' AND o.webhook_id IS NULL
+                         AND o.id <> ended.id AND o.status <> 'succeeded' AND o.event <> 'progress'))
                SELECT last_sequence FROM jobs JOIN ended ON ended.job_id = jobs.id"#,
             claimed.id as DeliveryId,
             claimed.epoch,
@@ -237,7 +261,7 @@ pub(crate) async fn forget(connection: &mut PgConnection, job: JobId) -> Result<
 }
 
 /// Forgets the secrets of uploads that were not delivered within a day: their job did not succeed, or the delivery
-/// has failed.
+/// has failed. Those of webhooks, too.
 pub(crate) async fn tidy(pool: &PgPool) -> Result<()> {
     bounded(
         sqlx::query!(
@@ -259,5 +283,5 @@ pub(crate) async fn tidy(pool: &PgPool) -> Result<()> {
         .execute(pool),
     )
     .await?;
-    Ok(())
+    webhook::tidy(pool).await
 }

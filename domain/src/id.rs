@@ -78,6 +78,7 @@ public! {
     SwapId,
     KeyId,
     DeliveryId,
+    WebhookId,
     /// One run of a worker process; after a restart it has a new one.
     WorkerId,
 }

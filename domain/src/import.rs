@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use outgoing::Guard;
 use serde::Deserialize;
 use serde_json::json;
 use sqlx::types::Json;
@@ -13,6 +14,7 @@ use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::delivery::webhook::{Endpoint, JobWebhookRequest};
 use crate::event;
 use crate::job::{self, Claim, JobKind, JobStatus, NewJob};
 use crate::model::intake::{self, Intake};
@@ -54,6 +56,9 @@ pub struct ImportRequest {
     #[schema(min_length = 1, max_length = 63, pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     #[serde(default)]
     pub parts_of: Option<String>,
+    /// An endpoint that is notified of this import, beside the webhooks of the project.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub webhook: Option<JobWebhookRequest>,
 }
 
 /// An import.
@@ -93,11 +98,18 @@ pub struct ImportWork {
     pub files: Vec<ModelFile>,
 }
 
-/// Checks the request and writes the import with its queued job, or nothing.
+/// Checks the request, whose webhook `outbound` must allow, and writes the import with its queued job, or nothing.
 /// Errors: `NotFound` for base or upload; `Invalid` naming the field; `Conflict` for a name that is taken, missing
 /// parts or an upload of another import.
-pub async fn create(caller: &Caller, database: &Database, storage: &Storage, request: ImportRequest) -> Result<Import> {
+pub async fn create(
+    caller: &Caller,
+    database: &Database,
+    storage: &Storage,
+    outbound: &Guard,
+    request: ImportRequest,
+) -> Result<Import> {
     model::check_name(&request.name)?;
+    let webhook = Endpoint::of(request.webhook.as_ref(), outbound)?;
     let parts = request.parts.unwrap_or_default();
     let mut uploads: Vec<(String, UploadId)> = Vec::new();
     let sources = parts.each().map(|(part, source)| (format!("parts.{}", part.as_str()), source));
@@ -147,7 +159,8 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
         .chain(parts.iter().flat_map(Parts::each).map(|(_, source)| source))
         .all(Source::is_local);
     let makes = Some(request.name.as_str());
-    let job = NewJob { needs: &needs, makes, local, ..NewJob::new(caller, JobKind::Import, id) };
+    let webhook = webhook.as_ref();
+    let job = NewJob { needs: &needs, makes, local, webhook, ..NewJob::new(caller, JobKind::Import, id) };
     let job_id = job::enqueue(&mut tx, job).await?;
     let created_at = sqlx::query_scalar!(
         "INSERT INTO imports (id, job_id, name, kind, base_model_id, source, url_query, parts, part_queries, parts_of_model_id, project_id)
@@ -178,7 +191,7 @@ pub async fn create(caller: &Caller, database: &Database, storage: &Storage, req
         parts,
         parts_of_model_id: donor.map(|donor| donor.id),
         output_model: None,
-        report: Report::queued(0),
+        report: Report { webhook: webhook.map(Endpoint::shown), ..Report::queued(0) },
         created_at,
     })
 }

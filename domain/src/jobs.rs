@@ -7,6 +7,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::delivery::request::Stated;
+use crate::delivery::webhook::{self, Endpoint, JobWebhookRequest};
 use crate::faults::Faults;
 use crate::job::{self, JobKind, JobStatus};
 use crate::model::{self, ModelRef};
@@ -169,8 +170,16 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     }
 }
 
-/// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. `uploads` are
-/// new URLs for the pictures of a generation that were to be uploaded. Errors:
+/// What the request to repeat a job changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Again<'a> {
+    /// URLs for the pictures of a generation that were to be uploaded.
+    pub uploads: Stated<'a>,
+    /// The endpoint that is notified of the new job, in place of that of the failed one.
+    pub webhook: Option<&'a JobWebhookRequest>,
+}
+
+/// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. Errors:
 /// `NotFound`; `Forbidden` without the scope of its kind; `Conflict` for a job that did not fail, for one whose last
 /// retry is unfinished or succeeded, and for a request that cannot be repeated.
 pub async fn retry(
@@ -178,10 +187,12 @@ pub async fn retry(
     database: &Database,
     storage: &Storage,
     id: Uuid,
-    uploads: Stated<'_>,
+    again: Again<'_>,
     outbound: &Guard,
 ) -> Result<Job> {
     let pool = database.pool(caller);
+    let uploads = again.uploads;
+    let stated = Endpoint::of(again.webhook, outbound)?;
     // It asks the bucket, so it comes before the transaction.
     import::check_sources(caller, database, storage, id).await?;
     let mut tx = begin(pool).await?;
@@ -206,26 +217,33 @@ pub async fn retry(
             failed.status.as_str()
         )));
     }
-    let again = sqlx::query_scalar!(
+    let retried = sqlx::query_scalar!(
         "SELECT subject FROM jobs WHERE retry_of = $1 AND status NOT IN ('failed', 'canceled') AND deleted_at IS NULL LIMIT 1",
         failed.id as JobId,
     )
     .fetch_optional(&mut *tx)
     .await?;
-    if let Some(again) = again {
-        return Err(Error::conflict(format!("The {} has been retried already, as {again}.", failed.kind.as_str())));
+    if let Some(retried) = retried {
+        return Err(Error::conflict(format!("The {} has been retried already, as {retried}.", failed.kind.as_str())));
     }
     if failed.kind != JobKind::Generation
         && let Some(field) = uploads.first()
     {
         return Err(Error::invalid(field, format!("The {} uploads nothing.", failed.kind.as_str())));
     }
+    let endpoint = match stated {
+        Some(endpoint) => Some(endpoint),
+        None => webhook::of_failed(&mut tx, failed.id).await?,
+    };
     let new: Uuid = match failed.kind {
         JobKind::Generation => generation::retry(caller, &mut tx, storage, failed.id, uploads, outbound).await?.into(),
         JobKind::Training => training::retry(caller, &mut tx, failed.id).await?.into(),
         JobKind::Import => import::retry(caller, &mut tx, failed.id).await?.into(),
         JobKind::Export => export::retry(caller, &mut tx, failed.id).await?.into(),
     };
+    if let Some(endpoint) = &endpoint {
+        webhook::attach(&mut tx, JobId(new), endpoint).await?;
+    }
     tx.commit().await?;
     job::ring(pool);
     get(caller, database, new).await

@@ -20,7 +20,8 @@
 //! | [`swap`] | a request to a worker to load or unload a model |
 //! | [`storage`] | the bucket with all bytes |
 //! | [`project`] | the owner of everything above |
-//! | [`audit`] | who changed keys, projects and models |
+//! | [`webhook`] | an endpoint that is notified of the jobs of a project |
+//! | [`audit`] | who changed keys, projects, models and webhooks |
 //! | quota | what a project may use |
 //! | [`usage`] | what a project has used: device time, stored bytes |
 //! | [`session`] | a browser that has logged in with a key |
@@ -80,6 +81,7 @@ pub mod sweep;
 pub mod training;
 pub mod upload;
 pub mod usage;
+pub mod webhook;
 pub mod weights_gate;
 pub mod worker;
 pub mod zip_gate;
@@ -90,7 +92,7 @@ pub use error::{Error, Result};
 pub use export::ExportId;
 pub use id::{
     ArtifactId, DatasetId, DeliveryId, ExampleId, GenerationId, ImportId, InputId, JobId, KeyId, ModelId, ProjectId,
-    SwapId, TrainingId, UploadId, WorkerId,
+    SwapId, TrainingId, UploadId, WebhookId, WorkerId,
 };
 pub use page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageRequest};
 pub use quota::{QuotaChanges, Quotas};

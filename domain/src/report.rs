@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::artifact::Artifact;
+use crate::delivery::webhook::JobWebhook;
 use crate::job::{ErrorClass, JobStatus};
 
 /// Why a job failed.
@@ -33,6 +34,8 @@ pub struct Report {
     pub artifacts: Vec<Artifact>,
     /// Seconds for which workers' devices were held, in attempts that have ended.
     pub gpu_seconds: f64,
+    /// The endpoint that its request names.
+    pub webhook: Option<JobWebhook>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
 }
@@ -51,6 +54,7 @@ pub(crate) struct JobRow {
     finished_at: Option<DateTime<Utc>>,
     artifacts: Option<Vec<Artifact>>,
     gpu_seconds: f64,
+    webhook: Option<JobWebhook>,
 }
 
 impl JobRow {
@@ -65,6 +69,7 @@ impl JobRow {
             warnings,
             artifacts: self.artifacts.unwrap_or_default(),
             gpu_seconds: self.gpu_seconds,
+            webhook: self.webhook,
             started_at: self.started_at,
             finished_at: self.finished_at,
         }
@@ -84,6 +89,7 @@ impl Report {
             warnings: Vec::new(),
             artifacts: Vec::new(),
             gpu_seconds: 0.0,
+            webhook: None,
             started_at: None,
             finished_at: None,
         }

@@ -3,6 +3,7 @@
 //! that makes the job succeed. Not here: the lifecycle of the job (`job`), or the learning.
 
 use chrono::{DateTime, Utc};
+use outgoing::Guard;
 use requests::{TrainingParams, in_range, training_limits as limits};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use utoipa::ToSchema;
 use crate::artifact::{self, NewArtifact};
 use crate::capacity::Capacity;
 use crate::database::now;
+use crate::delivery::webhook::{Endpoint, JobWebhookRequest};
 use crate::event::{self, EventKind};
 use crate::faults::Faults;
 use crate::generation::{DEFAULT_MODEL, on_grid};
@@ -24,7 +26,7 @@ use crate::model::{self, Catalog, Model, ModelFile, ModelFiles, ModelKind, Model
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, DatasetId, Error, JobId, ModelId, Page, PageRequest, ProjectId, Result, Storage, TrainingId,
-    begin, bounded, dataset, deletion, quota,
+    begin, bounded, dataset, deletion, object, quota,
 };
 
 /// Checkpoints that are kept: the last, and the one before it in case the last cannot be read.
@@ -79,6 +81,9 @@ pub struct TrainingRequest {
     #[schema(minimum = -1, maximum = 9223372036854775807_i64)]
     #[serde(default, deserialize_with = "integer::optional::<_, _, -1, { i64::MAX }>")]
     pub seed: Option<i64>,
+    /// An endpoint that is notified of this training, beside the webhooks of the project.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub webhook: Option<JobWebhookRequest>,
 }
 
 /// A picture as it was when the training was created.
@@ -184,18 +189,20 @@ fn params(request: &TrainingRequest, base: Option<&Model>, faults: &mut Faults) 
     }
 }
 
-/// Checks the request and writes the training with its snapshot and its queued job, or nothing. Errors: `NotFound` for
-/// model or dataset; `Invalid` naming the field, also if no running worker has the memory for it; `Conflict` for a name
-/// that is taken or an empty dataset.
+/// Checks the request, whose webhook `outbound` must allow, and writes the training with its snapshot and its queued
+/// job, or nothing. Errors: `NotFound` for model or dataset; `Invalid` naming the field, also if no running worker has
+/// the memory for it; `Conflict` for a name that is taken or an empty dataset.
 pub async fn create(
     caller: &Caller,
     database: &Database,
     catalog: &Catalog,
     capacity: &Capacity,
+    outbound: &Guard,
     request: TrainingRequest,
 ) -> Result<Training> {
     let mut faults = Faults::default();
     faults.take(model::check_name(&request.name));
+    let webhook = faults.take(Endpoint::of(request.webhook.as_ref(), outbound));
     let base = catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await;
     let base = base.map_err(|error| error.in_field("model")).and_then(|base| check_base(&base).map(|()| base));
     let params = params(&request, base.as_deref().ok(), &mut faults);
@@ -234,6 +241,7 @@ pub async fn create(
         total_steps,
         needs: &[base.id],
         makes: Some(&request.name),
+        webhook: webhook.as_ref(),
         ..NewJob::new(caller, JobKind::Training, id)
     };
     let job = job::enqueue(&mut tx, job).await.inspect_err(|_| catalog.forget())?;
@@ -262,7 +270,7 @@ pub async fn create(
         model: base.reference(),
         params,
         output_model: None,
-        report: Report::queued(total_steps),
+        report: Report { webhook: webhook.as_ref().map(Endpoint::shown), ..Report::queued(total_steps) },
         created_at,
     })
 }

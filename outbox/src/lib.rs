@@ -1,10 +1,11 @@
-//! Sends deliveries: pictures to URLs of callers. It needs no GPU; `serve` runs it, or
-//! `worker --queues outbox`. Any number of processes may run one: each try is leased.
+//! Sends deliveries: pictures to URLs of callers and to the archive, and events to webhooks. It needs no GPU; `serve`
+//! runs it, or `worker --queues outbox`. Any number of processes may run one: each try is leased.
 //!
 //! Not here: the rows and what becomes due when (`domain::delivery`), or which addresses may be reached (`outgoing`).
 
 mod archive;
 mod upload;
+mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +104,7 @@ impl Outbox {
 
     /// What this process can send.
     fn targets(&self) -> Vec<Target> {
-        [Target::Upload].into_iter().chain(self.archive.as_ref().map(|_| Target::Archive)).collect()
+        [Target::Upload, Target::Webhook].into_iter().chain(self.archive.as_ref().map(|_| Target::Archive)).collect()
     }
 
     /// Leases deliveries that are due, as far as there are places, and begins to send them.
@@ -161,7 +162,7 @@ impl Outbox {
                 Some(archive) => archive::send(self, archive, claimed).await,
                 None => Err(Error::internal("there is no archive")),
             },
-            Target::Webhook => Err(Error::internal("nothing sends this")),
+            Target::Webhook => webhook::send(self, claimed).await,
         }
     }
 
@@ -191,13 +192,27 @@ fn again(claimed: &Claimed, answer: Answer) -> Sent {
         Target::Upload => &upload::PAUSES,
         // The archive is tried for ever.
         Target::Archive => return (Outcome::Retry(archive::pause(claimed.attempt)), answer),
-        Target::Webhook => &[],
+        Target::Webhook => &webhook::PAUSES,
     };
     let tried = usize::try_from(claimed.attempt).unwrap_or(usize::MAX);
     match pauses.get(tried.saturating_sub(1)) {
         Some(pause) => (Outcome::Retry(*pause), answer),
         None => (Outcome::Failed, answer),
     }
+}
+
+/// The outcome of a try that failed and is not repeated.
+fn failed(why: &str) -> Sent {
+    (Outcome::Failed, Answer::error(why))
+}
+
+/// A sentence without the URL, whose query is a secret.
+fn said(error: &reqwest::Error, limit: Duration) -> String {
+    if error.is_timeout() {
+        return format!("The server did not answer within {} s.", limit.as_secs());
+    }
+    let what = if error.is_connect() { "No connection to the server" } else { "The connection broke" };
+    format!("{what}: {}.", outgoing::root_cause(error))
 }
 
 /// Waits until a job has news; for ever without a feed.

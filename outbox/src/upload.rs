@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use outgoing::GuardError;
 use sha2::{Digest, Sha256};
 
-use crate::{Outbox, Sent, again};
+use crate::{Outbox, Sent, again, failed, said};
 
 /// Between two tries: a first one and three more.
 pub(crate) const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
@@ -54,10 +54,6 @@ pub(crate) async fn send(outbox: &Outbox, claimed: &Claimed) -> Result<Sent, Err
     Ok((Outcome::Failed, answer))
 }
 
-fn failed(why: &str) -> Sent {
-    (Outcome::Failed, Answer::error(why))
-}
-
 /// Those that the request stated, with the media type unless it stated another one.
 fn headers(upload: &Upload) -> HeaderMap {
     let stated = upload.headers.iter().filter_map(|(name, value)| {
@@ -68,13 +64,4 @@ fn headers(upload: &Upload) -> HeaderMap {
         headers.entry(header::CONTENT_TYPE).or_insert(media_type);
     }
     headers
-}
-
-/// A sentence without the URL, whose query is a secret.
-fn said(error: &reqwest::Error, limit: Duration) -> String {
-    if error.is_timeout() {
-        return format!("The server did not answer within {} s.", limit.as_secs());
-    }
-    let what = if error.is_connect() { "No connection to the server" } else { "The connection broke" };
-    format!("{what}: {}.", outgoing::root_cause(error))
 }

@@ -14,6 +14,8 @@ use journeys::stack::{Pace, Stack, run as run_on};
 use journeys::wait::seconds;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::access::run;
 
@@ -30,6 +32,10 @@ const BUCKET: &str = "canaryBucketSecret";
 const DATABASE: &str = "canaryDatabasePassword";
 const PROXY: &str = "canaryProxyPassword";
 const COMMAND_KEY: &str = "pyro_canaryOfTheCommandLine";
+const UPLOAD: &str = "canaryUploadSignature";
+const UPLOAD_HEADER: &str = "canaryUploadHeader";
+const OWN_HOOK: &str = "canaryWebhookOfARequest";
+const HOOK: &str = "canaryWebhookOfTheProject";
 
 /// What the server answered, but for the answers that are meant to show a secret.
 #[derive(Default)]
@@ -64,7 +70,8 @@ async fn no_canary_is_seen_again_in_a_json_log() {
 }
 
 async fn no_canary_is_seen_again(format: &str) {
-    let logs = [("PYROGRAPH_LOG", "trace"), ("PYROGRAPH_LOG_FORMAT", format)];
+    let logs =
+        [("PYROGRAPH_LOG", "trace"), ("PYROGRAPH_LOG_FORMAT", format), ("PYROGRAPH_OUTBOUND_NETWORKS", "127.0.0.2")];
     let stack = Stack::start_with(Pace::Promised, &logs).await;
     let hub = Hub::start(repository());
     let rules = format!("{USER}:default:train");
@@ -140,6 +147,41 @@ async fn no_canary_is_seen_again(format: &str) {
     }
     assert!(hub.seen().iter().any(|seen| seen.token), "the server's own token was used");
 
+    // An upload and webhooks, whose URLs are secrets. The answer to the request shows that of the upload.
+    let endpoint = endpoint().await;
+    let sent = |method, path: &str| client.request(method, path).bearer_auth(&key);
+    let hook = sent(Method::POST, "/v1/webhooks").json(&json!({"url": format!("{endpoint}/hook?token={HOOK}")}));
+    let hook = text(&answers.send(&client, hook).await.expect(201)["id"]);
+    let signing = client.send(sent(Method::GET, "/v1/webhooks/secret")).await.expect(200);
+    let signing = text(&signing["secret"]).trim_start_matches("whsec_").to_owned();
+    let picture = json!({
+        "prompt": "a disc", "model": "tiny", "num_inference_steps": 1, "width": 32, "height": 32,
+        "response_format": "upload", "upload_url": format!("{endpoint}/disc?Signature={UPLOAD}"),
+        "upload_headers": {"x-amz-meta-a": UPLOAD_HEADER},
+        "webhook": {"url": format!("{endpoint}/own?token={OWN_HOOK}")},
+    });
+    let picture = sent(Method::POST, "/v1/generations").header("prefer", "wait=60").json(&picture);
+    let picture = client.send(picture).await.expect(201);
+    let since = std::time::Instant::now();
+    loop {
+        let listed = answers.send(&client, sent(Method::GET, "/v1/webhook-deliveries")).await.expect(200);
+        if listed["items"]
+            .as_array()
+            .is_some_and(|all| all.iter().filter(|one| one["status"] == "succeeded").count() >= 2)
+        {
+            break;
+        }
+        assert!(since.elapsed() < seconds(60), "{listed:#}");
+        tokio::time::sleep(seconds(1)).await;
+    }
+    for path in [text(&picture["urls"]["self"]), "/v1/jobs".into(), "/v1/webhooks".into(), "/v1/audit".into()] {
+        answers.send(&client, sent(Method::GET, &path)).await.expect(200);
+    }
+    let local = sent(Method::POST, "/v1/webhooks").json(&json!({"url": format!("http://127.0.0.1/?token={HOOK}")}));
+    answers.send(&client, local).await.expect_problem(422, "url");
+    // It keeps its URL as long as it is there.
+    answers.send(&client, sent(Method::DELETE, &format!("/v1/webhooks/{hook}"))).await.expect(204);
+
     // Presigned URLs, right and forged.
     let dataset = json!({"name": "discs"});
     let dataset = client.request(Method::POST, "/v1/datasets").bearer_auth(USER_TOKEN).json(&dataset);
@@ -205,6 +247,7 @@ async fn no_canary_is_seen_again(format: &str) {
         signature(&put),
         signature(&forged),
         signature(&get),
+        signing,
     ];
     canaries.extend(stack.site.secrets());
     canaries.extend(
@@ -225,6 +268,10 @@ async fn no_canary_is_seen_again(format: &str) {
             DATABASE,
             PROXY,
             COMMAND_KEY,
+            UPLOAD,
+            UPLOAD_HEADER,
+            OWN_HOOK,
+            HOOK,
         ]
         .map(str::to_owned),
     );
@@ -235,6 +282,24 @@ async fn no_canary_is_seen_again(format: &str) {
             assert!(line.is_none(), "`{canary}` is in {place}: {}", line.unwrap_or_default());
         }
     }
+}
+
+/// The URL of a server that answers 200 to everything.
+async fn endpoint() -> String {
+    async fn serve(mut stream: TcpStream) {
+        let mut bytes = [0; 64 * 1024];
+        while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    url
 }
 
 /// The arguments of a process and its children.

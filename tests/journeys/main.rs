@@ -61,3 +61,4 @@ mod stops;
 mod takeover;
 mod unheard;
 mod usage;
+mod webhooks;

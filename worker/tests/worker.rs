@@ -29,6 +29,7 @@ use domain::{
     model, training,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
+use outgoing::Guard;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -145,8 +146,16 @@ impl Bed {
         let request = json!({"name": name, "dataset": dataset.id, "steps": steps, "trigger_word": trigger_word});
         let request = serde_json::from_value(request).unwrap();
         let capacity = Capacity::new(self.pools.api.clone());
-        let made =
-            training::create(&Caller::anonymous(), &self.pools.api, &self.catalog, &capacity, request).await.unwrap();
+        let made = training::create(
+            &Caller::anonymous(),
+            &self.pools.api,
+            &self.catalog,
+            &capacity,
+            &Guard::default(),
+            request,
+        )
+        .await
+        .unwrap();
         job::ring(&self.pools.lease);
         made.job_id
     }
@@ -545,13 +554,17 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     // Accepts connections and never answers.
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = bed.config();
-    config.imports.guard = outgoing::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    config.imports.guard = Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let Lane::Beside { at_once, .. } = JobKind::Import.spec().lane else { panic!("imports need no engine") };
     let mut imports = Vec::new();
     for number in 0..=at_once {
         let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
         let request = serde_json::from_value(json!({"name": format!("model-{number}"), "source": source})).unwrap();
-        imports.push(import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap());
+        imports.push(
+            import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, &Guard::default(), request)
+                .await
+                .unwrap(),
+        );
     }
     let worker = bed.work(config);
     for import in &imports[..at_once] {
@@ -562,7 +575,8 @@ async fn imports_go_on_side_by_side_and_beside_pictures() {
     // A file that is here already does not wait for the network.
     let request = json!({"name": "here", "source": {"kind": "path", "path": "x.safetensors"}});
     let request = serde_json::from_value(request).unwrap();
-    let local = import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap();
+    let local =
+        import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, &Guard::default(), request).await.unwrap();
     assert_eq!(bed.ended(local.job_id).await.error_class, Some(ErrorClass::InvalidInput), "no folder is allowed");
     assert_eq!(bed.job(imports[at_once].job_id).await.status, JobStatus::Queued);
     import::cancel(&Caller::anonymous(), &bed.pools.api, imports[0].id).await.unwrap();
@@ -577,10 +591,11 @@ async fn a_download_knows_its_size_from_the_server() {
     let bed = Bed::make().await;
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = bed.config();
-    config.imports.guard = outgoing::Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    config.imports.guard = Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let source = json!({"kind": "url", "url": format!("http://{}/x.safetensors", server.local_addr().unwrap())});
     let request = serde_json::from_value(json!({"name": "slow", "source": source})).unwrap();
-    let import = import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, request).await.unwrap();
+    let import =
+        import::create(&Caller::anonymous(), &bed.pools.api, &bed.storage, &Guard::default(), request).await.unwrap();
     let worker = bed.work(config);
     // An attempt may lose its lease on a busy machine, and the next one connects again.
     let serve = async {

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use domain::delivery::request::{ResponseFormat, Uploads};
+use domain::delivery::webhook::JobWebhook;
 use domain::generation::{self, GenerationRequest, LoraUse};
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
@@ -49,6 +50,9 @@ pub(crate) struct Generation {
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
     pub usage: JobUsage,
+    /// The endpoint that its request names. Absent if it names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<JobWebhook>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -114,6 +118,7 @@ impl Generation {
             warnings: report.warnings,
             error: report.error,
             usage: report.usage,
+            webhook: report.webhook,
             created_at: generation.created_at,
             started_at: report.started_at,
             finished_at: report.finished_at,

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
+use domain::delivery::webhook::JobWebhook;
 use domain::import;
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
@@ -41,6 +42,9 @@ pub(crate) struct Import {
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
     pub usage: JobUsage,
+    /// The endpoint that its request names. Absent if it names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<JobWebhook>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -67,6 +71,7 @@ impl Import {
             warnings: report.warnings,
             error: report.error,
             usage: report.usage,
+            webhook: report.webhook,
             created_at: import.created_at,
             started_at: report.started_at,
             finished_at: report.finished_at,

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::artifact::{self, OutputKind};
 use domain::delivery::upload;
+use domain::delivery::webhook::JobWebhook;
 use domain::job::{ErrorClass, JobKind, JobStatus, Stage, wait_terminal};
 use domain::prices::{Cost, Used};
 use domain::report;
@@ -149,6 +150,7 @@ pub(crate) struct ReportParts {
     pub attempts: i64,
     pub error: Option<JobError>,
     pub usage: JobUsage,
+    pub webhook: Option<JobWebhook>,
     pub warnings: Vec<String>,
     pub artifacts: Vec<Artifact>,
     pub started_at: Option<DateTime<Utc>>,
@@ -185,6 +187,7 @@ impl ReportParts {
                 bytes: used.bytes,
                 cost: state.prices.as_ref().map(|prices| prices.cost(model, used)),
             },
+            webhook: report.webhook,
             warnings: report.warnings,
             artifacts: artifacts(report.artifacts, state, name).await?,
             started_at: report.started_at,

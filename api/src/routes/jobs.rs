@@ -7,9 +7,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::delivery::request::Stated;
+use domain::delivery::webhook::{JobWebhook, JobWebhookRequest};
 use domain::job::{JobKind, JobStatus};
+use domain::jobs::{self, Again};
 use domain::model::ModelRef;
-use domain::{Caller, Error, Page, PageRequest, jobs};
+use domain::{Caller, Error, Page, PageRequest};
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,9 @@ pub(crate) struct Job {
     pub artifacts: Vec<Artifact>,
     pub error: Option<JobError>,
     pub usage: JobUsage,
+    /// The endpoint that its request names. Absent if it names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<JobWebhook>,
     /// Identifier of the failed job that this one repeats.
     pub retry_of: Option<Uuid>,
     /// Identifier of the latest job that repeats this one.
@@ -70,7 +75,7 @@ pub(crate) struct AnyJobUrls {
     pub events: String,
 }
 
-/// Where the pictures of a repeated generation are uploaded to, if they are.
+/// What a repeated job does differently: where the pictures of a generation are uploaded to, and who is notified of it.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({}))]
@@ -86,6 +91,9 @@ pub(crate) struct RetryRequest {
     /// Headers to be sent with the uploads.
     #[serde(default)]
     pub upload_headers: Option<BTreeMap<String, String>>,
+    /// An endpoint that is notified of the new job, in place of that of the failed one.
+    #[serde(default)]
+    pub webhook: Option<JobWebhookRequest>,
 }
 
 type JobPage = Page<Job>;
@@ -178,6 +186,7 @@ impl Job {
             artifacts: report.artifacts,
             error: report.error,
             usage: report.usage,
+            webhook: report.webhook,
             retry_of: job.retry_of,
             retried_as: job.retried_as,
             created_at: job.created_at,
@@ -245,6 +254,7 @@ pub(crate) async fn cancel(caller: Caller, state: State, Path(id): Path<Uuid>) -
 /// the query string may be a secret, so it was discarded when the import ended. The key also needs the scope of the
 /// kind: `generate`, `train`, or `models` for imports and exports. The pictures of a generation are uploaded to the
 /// URLs that the failed one has stated; once these are forgotten, a day after it failed, the body must state new ones.
+/// The same holds for the URL of a webhook that the failed one has named, if it has a query.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
     security(("key" = ["read"])),
@@ -268,7 +278,8 @@ pub(crate) async fn retry(
         url: request.upload_url.as_deref(),
         headers: request.upload_headers.as_ref(),
     };
-    let job = jobs::retry(&caller, &state.database, &state.storage, id, uploads, &state.outbound).await?;
+    let again = Again { uploads, webhook: request.webhook.as_ref() };
+    let job = jobs::retry(&caller, &state.database, &state.storage, id, again, &state.outbound).await?;
     super::job::log_accepted(job.id);
     let location = path(job.id);
     let body = Json(Job::of(job, &state).await?);

@@ -23,4 +23,6 @@ pub(crate) mod swap;
 pub(crate) mod training;
 pub(crate) mod upload;
 pub(crate) mod usage;
+pub(crate) mod webhook;
+pub(crate) mod webhook_delivery;
 pub(crate) mod worker;

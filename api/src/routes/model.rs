@@ -274,7 +274,7 @@ pub(crate) async fn import(caller: Caller, state: State, mut request: Request) -
         DefaultBodyLimit::max(JSON_LIMIT).apply(&mut request);
         let headers = request.headers().clone();
         let extract::Json(request) = extract::Json::from_request(request, &state).await?;
-        let mut import = import::create(&caller, &state.database, &state.storage, request).await?;
+        let mut import = import::create(&caller, &state.database, &state.storage, &state.outbound, request).await?;
         job::log_accepted(import.id);
         let waited = job::wait(&caller, &state, &headers, import.job_id).await?;
         if waited.is_some() {

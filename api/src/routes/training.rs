@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
+use domain::delivery::webhook::JobWebhook;
 use domain::job::{JobKind, JobStatus};
 use domain::model::ModelRef;
 use domain::training::{self, TrainingRequest};
@@ -40,6 +41,9 @@ pub(crate) struct Training {
     pub warnings: Vec<String>,
     pub error: Option<JobError>,
     pub usage: JobUsage,
+    /// The endpoint that its request names. Absent if it names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<JobWebhook>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -66,6 +70,7 @@ impl Training {
             warnings: report.warnings,
             error: report.error,
             usage: report.usage,
+            webhook: report.webhook,
             created_at: training.created_at,
             started_at: report.started_at,
             finished_at: report.finished_at,
@@ -105,7 +110,8 @@ pub(crate) async fn create(
     headers: HeaderMap,
     extract::Json(request): extract::Json<TrainingRequest>,
 ) -> Result<Response> {
-    let mut training = training::create(&caller, &state.database, &state.catalog, &state.capacity, request).await?;
+    let mut training =
+        training::create(&caller, &state.database, &state.catalog, &state.capacity, &state.outbound, request).await?;
     job::log_accepted(training.id);
     let waited = job::wait(&caller, &state, &headers, training.job_id).await?;
     if waited.is_some() {

@@ -80,6 +80,7 @@ impl Rows {
         server.import("ember", None, &checkpoint()).await.expect(201);
         let clay = server.import("clay", Some("ember"), &[("clay.safetensors", lora(FLUX_MODULE))]).await.expect(201);
         let input = server.post_form("/v1/inputs", Form::new().part("image", picture_part(png(64, 64, 1)))).await;
+        let hook = server.post("/v1/webhooks", &json!({"url": "https://example.com/hook"})).await.expect(201);
         let made = server.post("/v1/generations", &json!({"prompt": "a fox"})).await.expect(202);
         server.paint(&server.claim(JobKind::Generation).await).await;
         let made = server.get(&text(&made["urls"]["self"])).await.expect(200);
@@ -94,7 +95,10 @@ impl Rows {
         let export = server.post("/v1/models/clay/export?format=kohya", &json!({})).await.expect(202);
         let key = server.post("/v1/keys", &json!({"name": "a key"})).await.expect(201);
         let model_upload = server.post("/v1/uploads", &json!({"bytes": 10})).await.expect(201);
+        let told = server.get("/v1/webhook-deliveries").await.expect(200)["items"][0]["id"].clone();
         let rows = [
+            ("webhook", &hook["id"]),
+            ("webhook_delivery", &told),
             ("model", &clay["id"]),
             ("input", &input.expect(201)["id"]),
             ("generation", &made["id"]),
@@ -134,6 +138,8 @@ impl Rows {
             "inputs" => ("{id}", vec![self.id("input")]),
             "uploads" => ("{id}", vec![self.id("model_upload")]),
             "keys" => ("{id}", vec![self.id("key")]),
+            "webhooks" => ("{id}", vec![self.id("webhook")]),
+            "webhook-deliveries" => ("{id}", vec![self.id("webhook_delivery")]),
             "models" => ("{model}", vec![self.id("model"), "clay", "ember"]),
             other => panic!("no row for `{path}`: add one of `{other}` to `Rows`"),
         };

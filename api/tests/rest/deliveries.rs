@@ -19,7 +19,7 @@ use crate::sink::{Act, Sink};
 use crate::test_server::{TestServer, hex, png, text};
 
 /// Sends what the outbox of a server contains, until it is dropped.
-struct Sender(CancellationToken);
+pub(crate) struct Sender(CancellationToken);
 
 impl Drop for Sender {
     fn drop(&mut self) {
@@ -28,7 +28,7 @@ impl Drop for Sender {
 }
 
 /// It may reach this machine.
-async fn sender(server: &TestServer) -> Sender {
+pub(crate) async fn sender(server: &TestServer) -> Sender {
     sender_within(server, &["127.0.0.0/8"]).await
 }
 
@@ -42,12 +42,12 @@ async fn sender_within(server: &TestServer, networks: &[&str]) -> Sender {
     Sender(stop)
 }
 
-fn local() -> Guard {
+pub(crate) fn local() -> Guard {
     Guard::new(vec!["127.0.0.0/8".parse().unwrap()])
 }
 
 /// A server whose deliveries may reach this machine.
-async fn open_server() -> (TestServer, TestServer) {
+pub(crate) async fn open_server() -> (TestServer, TestServer) {
     let first = TestServer::with_checkpoint().await;
     let server = first.with(|state| state.with_outbound(local())).await;
     (first, server)
@@ -58,7 +58,7 @@ fn upload_to(url: &str) -> Value {
 }
 
 /// The path of a generation that is uploaded to this URL, and whose picture is made.
-async fn painted(server: &TestServer, request: &Value) -> (String, Vec<u8>) {
+pub(crate) async fn painted(server: &TestServer, request: &Value) -> (String, Vec<u8>) {
     let path = server.post("/v1/generations", request).await;
     let path = path.header("location").to_owned();
     let picture = server.paint(&server.claim(JobKind::Generation).await).await;

@@ -45,4 +45,5 @@ mod tiny_flux;
 mod trainings;
 mod unix_socket;
 mod usage;
+mod webhooks;
 mod workers;

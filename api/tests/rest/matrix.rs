@@ -101,6 +101,9 @@ impl Operation {
             "create_key" => json!({"name": "another"}),
             "change_key" => json!({"name": "renamed"}),
             "create_project" => json!({"name": "fresh"}),
+            "create_webhook" => json!({"url": "https://example.com/hook"}),
+            "change_webhook" => json!({"enabled": true}),
+            "rotate_webhook_secret" => json!({}),
             "change_project" => json!({"retention": {"outputs_days": 30}}),
             other => panic!("no example of `{other}`: add one"),
         })
@@ -163,6 +166,8 @@ async fn every_operation_and_everyone_who_may_send_it() {
     owner.worker("worker", &JobKind::ALL).await;
     // It has nothing: a name would lead to what it has itself.
     let strangers = owner.project("strangers").await;
+    // The first look creates it.
+    strangers.get("/v1/webhooks/secret").await.expect(200);
     // Each operation that deletes has a project with rows, so that the others keep theirs.
     let mut deleted = HashMap::new();
     for operation in operations.iter().filter(|operation| operation.method == Method::DELETE && !operation.is_public())

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -29,6 +30,7 @@ pub(crate) struct Received {
     pub line: String,
     /// In lower case.
     pub head: String,
+    pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
@@ -96,8 +98,14 @@ async fn serve(mut stream: TcpStream, script: Vec<Act>, received: Arc<Mutex<Vec<
         }
         let body = bytes[end..(end + wanted).min(bytes.len())].to_vec();
         let line = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
+        let headers = head
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap()));
+        let headers = headers.collect();
         let head = head.to_ascii_lowercase();
-        received.lock().unwrap().push(Received { at: Instant::now(), line, head, body });
+        received.lock().unwrap().push(Received { at: Instant::now(), line, head, headers, body });
         bytes.drain(..(end + wanted).min(bytes.len()));
         let answer = match act {
             Act::Status(status) => format!("HTTP/1.1 {status} It\r\ncontent-length: 0\r\n\r\n").into_bytes(),

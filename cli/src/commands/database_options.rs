@@ -1,4 +1,5 @@
-//! Options of the commands that work straight on the database (`keys`, `projects`, `login-link`), and their lists.
+//! Options of the commands that work straight on the database (`keys`, `projects`, `webhooks`, `login-link`), and their
+//! lists.
 
 use std::path::PathBuf;
 

@@ -28,6 +28,7 @@ pub(crate) mod train;
 pub(crate) mod trainings;
 pub(crate) mod up;
 pub(crate) mod usage;
+pub(crate) mod webhooks;
 pub(crate) mod worker;
 pub(crate) mod workers;
 

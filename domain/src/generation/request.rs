@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::delivery::request::{Plan, ResponseFormat, Stated};
+use crate::delivery::webhook::JobWebhookRequest;
 use crate::faults::Faults;
 use crate::input::SourceImage;
 use crate::limits::seed;
@@ -142,6 +143,9 @@ pub struct GenerationRequest {
     #[schema(example = json!({"x-amz-acl": "private"}))]
     #[serde(default)]
     pub upload_headers: Option<BTreeMap<String, String>>,
+    /// An endpoint that is notified of this generation, beside the webhooks of the project.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub webhook: Option<JobWebhookRequest>,
 }
 
 /// A LoRA of a request.

@@ -54,6 +54,7 @@ pub(crate) async fn retry(
         seed: row.seed,
         warnings: row.warnings.0,
         plan,
+        webhook: None,
         archived: row.archived,
         retry_of: Some(failed),
     };

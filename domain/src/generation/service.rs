@@ -16,6 +16,7 @@ use super::{DEFAULT_MODEL, Generation, LoraUse, MAX_PICTURE_CHARS, get_many, war
 use crate::batcher::Batcher;
 use crate::capacity::Capacity;
 use crate::delivery::request::{NewDeliveries, Plan};
+use crate::delivery::webhook::{Endpoint, NewEndpoints};
 use crate::faults::Faults;
 use crate::input::{self, SourceImage};
 use crate::job;
@@ -48,6 +49,8 @@ pub(super) struct New {
     /// About settings without effect.
     pub warnings: Vec<String>,
     pub plan: Plan,
+    /// The endpoint that is notified of it. That of a repeated one is written by the retry.
+    pub webhook: Option<Endpoint>,
     /// Whether the server has an archive.
     pub archived: bool,
     /// The failed job that it repeats.
@@ -115,6 +118,7 @@ impl GenerationService {
     /// memory for it; `OverQuota`.
     pub async fn create(&self, caller: &Caller, mut request: GenerationRequest) -> Result<Generation> {
         let (mut faults, mut tags) = (Faults::default(), Vec::new());
+        let webhook = faults.take(Endpoint::of(request.webhook.as_ref(), &self.outbound));
         let model = self.catalog.get(caller, request.model.as_deref().unwrap_or(DEFAULT_MODEL)).await;
         let model = model.map_err(|error| error.in_field("model"));
         let checked =
@@ -159,6 +163,7 @@ impl GenerationService {
             seed,
             warnings: warnings.clone(),
             plan: plan.clone(),
+            webhook: webhook.clone(),
             archived: self.archived,
             retry_of: None,
         };
@@ -184,7 +189,8 @@ impl GenerationService {
             }
         };
         job::ring(self.database.pool(caller));
-        let report = Report { warnings, ..Report::queued(total_steps(&params)) };
+        let webhook = webhook.as_ref().map(Endpoint::shown);
+        let report = Report { warnings, webhook, ..Report::queued(total_steps(&params)) };
         Ok(Generation {
             id,
             job_id: JobId(id.into()),
@@ -325,9 +331,12 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
         new.iter().flat_map(|one| request::inputs(&one.params).map(|input| (one.id.into(), input.into()))).collect();
     let warnings: Vec<Json<&[String]>> = new.iter().map(|one| Json(one.warnings.as_slice())).collect();
     let params: Vec<Json<&GenerationParams>> = new.iter().map(|one| Json(&one.params)).collect();
-    let mut deliveries = NewDeliveries::default();
+    let (mut deliveries, mut endpoints) = (NewDeliveries::default(), NewEndpoints::default());
     for one in new {
         deliveries.add(one.id.into(), &one.plan.uploads, one.archived, one.params.num_images);
+        if let Some(endpoint) = &one.webhook {
+            endpoints.add(one.id.into(), endpoint);
+        }
     }
     let insert = sqlx::query!(
         r#"WITH needed AS (
@@ -377,6 +386,11 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
            ), secret AS (
              INSERT INTO delivery_secrets (delivery_id, query, headers)
              SELECT id, query, headers FROM sent WHERE target = 'upload'
+           ), webhook AS (
+             INSERT INTO job_webhooks (job_id, url, query, had_query, events)
+             SELECT job_id, url, query, query IS NOT NULL, string_to_array(events, ',')
+             FROM unnest($29::uuid[], $30::text[], $31::text[], $32::text[]) AS w(job_id, url, query, events)
+             JOIN asked ON asked.id = w.job_id
            ), need AS (
              INSERT INTO job_needs (job_id, model_id)
              SELECT id, model_id FROM asked UNION SELECT generation_id, used.model_id FROM used JOIN asked ON asked.id = generation_id
@@ -415,6 +429,10 @@ pub(super) async fn insert(executor: impl PgExecutor<'_>, new: &[&New], admitted
         &deliveries.queries as &[Option<String>],
         &deliveries.headers as &[Option<serde_json::Value>],
         &new.iter().map(|one| one.caller.account().map(str::to_owned)).collect::<Vec<_>>() as &[Option<String>],
+        &endpoints.jobs,
+        &endpoints.urls,
+        &endpoints.queries as &[Option<String>],
+        &endpoints.events,
     );
     let written: HashMap<GenerationId, Written> = bounded(insert.fetch_all(executor))
         .await?

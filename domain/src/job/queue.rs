@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{ErrorClass, Job, JobKind, JobStatus, doorbell};
 use crate::database::bounded;
+use crate::delivery::webhook::{self, Endpoint};
 use crate::event::{self, Feed};
 use crate::{Caller, Database, Error, JobId, KeyId, ModelId, ProjectId, Result, WorkerId, quota};
 
@@ -41,6 +42,8 @@ pub struct NewJob<'a> {
     pub retry_of: Option<JobId>,
     /// Whether it asks nothing of the network. A repeated job is as the failed one.
     pub local: bool,
+    /// The endpoint that is notified of it. That of a repeated job is written by the retry.
+    pub webhook: Option<&'a Endpoint>,
 }
 
 impl<'a> NewJob<'a> {
@@ -59,6 +62,7 @@ impl<'a> NewJob<'a> {
             makes: None,
             retry_of: None,
             local: false,
+            webhook: None,
         }
     }
 }
@@ -103,10 +107,13 @@ pub async fn enqueue(connection: &mut PgConnection, new: NewJob<'_>) -> Result<J
         .execute(&mut *connection),
     )
     .await?;
-    match inserted.rows_affected() {
-        0 => Err(Error::unknown("model", "A model that this request needs was deleted just now; ask again.")),
-        _ => Ok(id),
+    if inserted.rows_affected() == 0 {
+        return Err(Error::unknown("model", "A model that this request needs was deleted just now; ask again."));
     }
+    if let Some(endpoint) = new.webhook {
+        webhook::attach(connection, id, endpoint).await?;
+    }
+    Ok(id)
 }
 
 /// The job with this public id, of any kind or of one.

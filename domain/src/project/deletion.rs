@@ -168,7 +168,9 @@ async fn remove(pool: &PgPool, storage: &Storage, project: ProjectId) -> Result<
     model::upload::discard(pool, storage, &uploads).await?;
     let left = sqlx::query_scalar!(
         r#"WITH forgotten AS (DELETE FROM stored_bytes WHERE project_id = $1),
-             ended AS (DELETE FROM sessions USING keys WHERE keys.id = key_id AND project_id = $1)
+             ended AS (DELETE FROM sessions USING keys WHERE keys.id = key_id AND project_id = $1),
+             untold AS (DELETE FROM webhooks WHERE project_id = $1),
+             unsigned AS (DELETE FROM webhook_secrets WHERE project_id = $1)
            SELECT EXISTS (SELECT FROM models WHERE project_id = $1 AND deleted_at IS NULL) AS "left!""#,
         project as ProjectId,
     );

@@ -6,6 +6,7 @@ use domain::job::{self, Claim, ErrorClass, JobStatus, LeasePolicy};
 use domain::model::intake::{self, Intake};
 use domain::model::{self, ModelFile};
 use domain::{Error, ModelId, PageRequest, Result, audit};
+use outgoing::Guard;
 use serde_json::json;
 
 use super::World;
@@ -13,7 +14,7 @@ use super::World;
 async fn ask(world: &World, name: &str, base: Option<&str>) -> Result<Import> {
     let source = json!({"kind": "url", "url": "https://example.com/clay.safetensors?token=secret"});
     let request: ImportRequest = serde_json::from_value(json!({"name": name, "source": source, "base": base})).unwrap();
-    import::create(&world.caller, &world.pools.api, &world.storage, request).await
+    import::create(&world.caller, &world.pools.api, &world.storage, &Guard::default(), request).await
 }
 
 /// A well-formed LoRA; another `salt` makes another file.

@@ -1,5 +1,6 @@
 //! Checkpoints from which another attempt continues, and the LoRA that appears as model and artifact at once.
 
+use outgoing::Guard;
 use std::time::Duration;
 
 use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
@@ -43,10 +44,16 @@ async fn checkpoint(world: &World, training: TrainingId, claim: &Claim, step: i3
 #[tokio::test]
 async fn another_attempt_goes_on_from_the_highest_checkpoint() {
     let world = World::new().await;
-    let created =
-        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
-            .await
-            .unwrap();
+    let created = training::create(
+        &world.caller,
+        &world.pools.api,
+        &world.catalog,
+        &world.capacity,
+        &Guard::default(),
+        request(&world, "clay"),
+    )
+    .await
+    .unwrap();
     let first = world.claim().await;
     let work = training::load_work(world.pool(), &first).await.unwrap();
     assert_eq!((work.examples.len(), work.params.steps, work.checkpoint.is_none()), (2, 30, true));
@@ -72,10 +79,16 @@ async fn another_attempt_goes_on_from_the_highest_checkpoint() {
 #[tokio::test]
 async fn a_new_checkpoint_restores_the_budgets() {
     let world = World::new().await;
-    let created =
-        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
-            .await
-            .unwrap();
+    let created = training::create(
+        &world.caller,
+        &world.pools.api,
+        &world.catalog,
+        &world.capacity,
+        &Guard::default(),
+        request(&world, "clay"),
+    )
+    .await
+    .unwrap();
     let spent = async || {
         let job = job::get(&world.caller, &world.pools.api, created.job_id).await.unwrap();
         [job.failures, job.crashes, job.releases]
@@ -98,10 +111,16 @@ async fn a_new_checkpoint_restores_the_budgets() {
 #[tokio::test]
 async fn the_lora_appears_once_with_success_and_checkpoints_go() {
     let world = World::new().await;
-    let created =
-        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
-            .await
-            .unwrap();
+    let created = training::create(
+        &world.caller,
+        &world.pools.api,
+        &world.catalog,
+        &world.capacity,
+        &Guard::default(),
+        request(&world, "clay"),
+    )
+    .await
+    .unwrap();
     let stale = world.claim().await;
     let current = world.take_over(&stale).await;
     let key = checkpoint(&world, created.id, &current, 10).await.unwrap();
@@ -130,8 +149,14 @@ async fn the_audit_log_has_the_lora_and_who_asked_for_it() {
     let mut world = World::new().await;
     let key = KeyId::new();
     world.caller = Caller::new(world.caller.project(), Principal::Key(key), Scopes::ALL);
-    let asked =
-        training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"));
+    let asked = training::create(
+        &world.caller,
+        &world.pools.api,
+        &world.catalog,
+        &world.capacity,
+        &Guard::default(),
+        request(&world, "clay"),
+    );
     let created = asked.await.unwrap();
     let claim = world.claim().await;
     let entries = async || audit::list(&world.caller, &world.pools.api, &PageRequest::default()).await.unwrap().items;
@@ -148,9 +173,16 @@ async fn the_audit_log_has_the_lora_and_who_asked_for_it() {
 #[tokio::test]
 async fn a_name_that_was_taken_meanwhile_gets_a_number() {
     let world = World::new().await;
-    training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, "clay"))
-        .await
-        .unwrap();
+    training::create(
+        &world.caller,
+        &world.pools.api,
+        &world.catalog,
+        &world.capacity,
+        &Guard::default(),
+        request(&world, "clay"),
+    )
+    .await
+    .unwrap();
     let claim = world.claim().await;
     sqlx::query(
         "INSERT INTO models (project_id, id, name, kind, family, files, bytes, sha256)
@@ -169,10 +201,16 @@ async fn checkpoints_that_nobody_can_use_go() {
     let world = World::new().await;
     let mut kept = Vec::new();
     for (name, ends) in [("failed", true), ("canceled", true), ("running", false)] {
-        let created =
-            training::create(&world.caller, &world.pools.api, &world.catalog, &world.capacity, request(&world, name))
-                .await
-                .unwrap();
+        let created = training::create(
+            &world.caller,
+            &world.pools.api,
+            &world.catalog,
+            &world.capacity,
+            &Guard::default(),
+            request(&world, name),
+        )
+        .await
+        .unwrap();
         let claim = world.claim().await;
         let key = checkpoint(&world, created.id, &claim, 10).await.unwrap();
         match name {

@@ -6,6 +6,7 @@ use domain::artifact::{ADAPTER_MEDIA_TYPE, NewArtifact, OutputKind};
 use domain::generation::GenerationRequest;
 use domain::job::Claim;
 use domain::{StorageKey, dataset, generation, input, model, training, usage};
+use outgoing::Guard;
 use serde_json::json;
 
 use super::sweep::png;
@@ -79,7 +80,7 @@ async fn stored_bytes_follow_every_change() {
     assert_eq!(world.stored().await, 1200 + source.bytes);
 
     let learn = serde_json::from_value(json!({ "name": "clay", "dataset": world.dataset, "steps": 30 })).unwrap();
-    training::create(caller, database, &world.catalog, &world.capacity, learn).await.unwrap();
+    training::create(caller, database, &world.catalog, &world.capacity, &Guard::default(), learn).await.unwrap();
     let claim = world.claim().await;
     let adapter = result(&claim, OutputKind::Adapter, "safetensors", ADAPTER_MEDIA_TYPE);
     training::finish(world.pool(), storage, &claim, adapter, &[]).await.unwrap();
