@@ -53,8 +53,8 @@ pub async fn of_lost_attempt(pool: &PgPool, claim: &Claim) -> Result<()> {
     .await
 }
 
-/// Asks for a look at uploads whose rows are gone, once the URLs that were given out for them have expired: each the key
-/// of one object, or a folder with a `/` at its end.
+/// Asks for a look at uploads whose rows are gone, once the URLs that were given out for them have expired: each the
+/// key of one object, or a folder with a `/` at its end.
 pub(crate) async fn of_uploads(connection: &mut PgConnection, expiries: &[(String, DateTime<Utc>)]) -> Result<()> {
     let prefixes: Vec<String> = expiries.iter().map(|(prefix, _)| prefix.clone()).collect();
     let times: Vec<DateTime<Utc>> = expiries.iter().map(|(_, expires_at)| *expires_at).collect();

@@ -13,6 +13,7 @@ use domain::{
     Caller, Storage, StorageConfig, StorageKey, dataset, deletion, import, input, leftover, model, sweep, training,
 };
 use embedded::S3;
+use outgoing::Guard;
 use serde_json::json;
 
 use super::World;
@@ -97,7 +98,8 @@ async fn every_kind_of_job_is_looked_for_where_it_stores() {
     let request = json!({"name": "clay", "dataset": world.dataset, "steps": 30});
     let request = serde_json::from_value(request).unwrap();
     let (caller, api) = (&world.caller, &world.pools.api);
-    let training = training::create(caller, api, &world.catalog, &world.capacity, request).await.unwrap();
+    let guard = Guard::default();
+    let training = training::create(caller, api, &world.catalog, &world.capacity, &guard, request).await.unwrap();
     let claim = world.claim().await;
     assert_eq!(claim.kind, JobKind::Training);
     let checkpoint = StorageKey::TrainingCheckpoint { training: training.id, epoch: 1, step: 7 }.to_string();
@@ -110,7 +112,7 @@ async fn every_kind_of_job_is_looked_for_where_it_stores() {
 
     let source = json!({"kind": "url", "url": "https://example.com/clay.safetensors"});
     let request = serde_json::from_value(json!({"name": "ink", "source": source})).unwrap();
-    import::create(caller, api, &world.storage, request).await.unwrap();
+    import::create(caller, api, &world.storage, &guard, request).await.unwrap();
     let claim = world.claim().await;
     let mut intake = Intake::of_attempt(world.pool().clone(), world.storage.clone(), caller.project(), &claim);
     let mut stored = Vec::new();
