@@ -1,5 +1,7 @@
 //! The body of a request as it arrives. While the client is awaited, the request has no [`Place`]; a client that sends
-//! next to nothing is not awaited for ever, however often it sends a byte.
+//! next to nothing is not awaited for ever, however often it sends a byte. What nobody has read when the request is
+//! answered is read and discarded for a while: a client, or a proxy, that sends its whole body before it reads would
+//! otherwise lose the answer with the connection.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -7,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
@@ -18,6 +20,10 @@ use crate::place::Place;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that reset the time: 1 KiB a second.
 const LEAST: usize = 30 * 1024;
+
+/// Most bytes that are read and discarded after the answer, and the time for it.
+const MOST_DISCARDED: usize = 256 * 1024 * 1024;
+const DISCARDING: Duration = Duration::from_secs(10);
 
 /// The client sends too slowly.
 #[derive(Debug, thiserror::Error)]
@@ -125,10 +131,33 @@ impl http_body::Body for Arriving {
     }
 }
 
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if self.is_too_slow || self.is_end_stream() {
+            return;
+        }
+        let rest = std::mem::take(&mut self.body);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(DISCARDING, discard(rest)));
+        }
+    }
+}
+
+async fn discard(body: Body) {
+    let mut pieces = body.into_data_stream();
+    let mut left = MOST_DISCARDED;
+    while let Some(Ok(piece)) = pieces.next().await {
+        left = left.saturating_sub(piece.len());
+        if left == 0 {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::body::to_bytes;
-    use futures::{StreamExt, stream};
+    use futures::stream;
 
     use super::*;
     use crate::place::Admission;

@@ -231,6 +231,11 @@ pub(crate) fn bind_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// The address by which clients reach the API, if the operator has named it.
+pub(crate) fn public_url() -> Result<Option<PublicUrl>, Failure> {
+    said("PYROGRAPH_PUBLIC_URL")
+}
+
 /// The names under which clients reach an API that listens at `bind`.
 pub(crate) fn names(bind: IpAddr) -> Result<Names, Failure> {
     let hosts = variable("PYROGRAPH_ALLOWED_HOSTS").unwrap_or_default();
@@ -241,7 +246,7 @@ pub(crate) fn names(bind: IpAddr) -> Result<Names, Failure> {
     let origins = origins.collect::<Result<_, _>>();
     Ok(Names {
         bind,
-        public_url: said("PYROGRAPH_PUBLIC_URL")?,
+        public_url: public_url()?,
         allowed: allowed.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_ALLOWED_HOSTS: {wrong}")))?,
         origins: origins.map_err(|wrong| Failure::Usage(format!("PYROGRAPH_CORS_ORIGINS: {wrong}")))?,
     })

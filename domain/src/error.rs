@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// `field` names a field of the request as the client wrote it. Messages are sentences for people and contain no
@@ -121,7 +123,9 @@ impl Error {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Error {
         let unreachable = match &error {
-            sqlx::Error::Database(database) => database.code().is_some_and(|code| is_transient_state(&code)),
+            sqlx::Error::Database(database) => {
+                database.code().is_some_and(|code| is_transient_state(&code)) || ends_the_session(&**database)
+            }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
@@ -132,6 +136,12 @@ impl From<sqlx::Error> for Error {
         };
         if unreachable { Error::unavailable(error) } else { Error::internal(error) }
     }
+}
+
+/// Whether Postgres has closed the connection with this error, which says nothing about the statement.
+fn ends_the_session(error: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// SQLSTATE of transient failures: connection (08), rollback (40), resources (53), operator (57), a lock not available

@@ -1,9 +1,14 @@
 //! Jobs of every kind as clients see them: list, get, cancel, retry and delete, by the public id. Not here: the queue
 //! (`job`), or what only one kind has (`generation`, `training`, `import`, `export`).
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use outgoing::Guard;
+use serde::Deserialize;
+use serde_json::json;
 use sqlx::types::Json;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::delivery::request::Stated;
@@ -14,7 +19,7 @@ use crate::model::{self, ModelRef};
 use crate::report::{JobRow, Report};
 use crate::{
     Caller, Database, Error, JobId, Page, PageRequest, ProjectId, Result, Storage, begin, bounded, export, generation,
-    import, quota, training,
+    import, object, quota, training,
 };
 
 /// A job whose subject is not deleted.
@@ -170,13 +175,25 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
     }
 }
 
-/// What the request to repeat a job changes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Again<'a> {
-    /// URLs for the pictures of a generation that were to be uploaded.
-    pub uploads: Stated<'a>,
-    /// The endpoint that is notified of the new job, in place of that of the failed one.
-    pub webhook: Option<&'a JobWebhookRequest>,
+/// What a repeated job does differently: where the pictures of a generation are uploaded to, and who is notified of it.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({}))]
+pub struct RetryRequest {
+    /// A URL for each picture.
+    #[schema(min_items = 1, max_items = 4)]
+    #[serde(default)]
+    pub upload_urls: Option<Vec<String>>,
+    /// The same for one picture.
+    #[schema(min_length = 1, max_length = 8192)]
+    #[serde(default)]
+    pub upload_url: Option<String>,
+    /// Headers to be sent with the uploads.
+    #[serde(default)]
+    pub upload_headers: Option<BTreeMap<String, String>>,
+    /// An endpoint that is notified of the new job, in place of that of the failed one.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub webhook: Option<JobWebhookRequest>,
 }
 
 /// Makes the request of a failed job again, as a new job that names the failed one; returns the new one. Errors:
@@ -187,12 +204,16 @@ pub async fn retry(
     database: &Database,
     storage: &Storage,
     id: Uuid,
-    again: Again<'_>,
+    request: &RetryRequest,
     outbound: &Guard,
 ) -> Result<Job> {
     let pool = database.pool(caller);
-    let uploads = again.uploads;
-    let stated = Endpoint::of(again.webhook, outbound)?;
+    let uploads = Stated {
+        urls: request.upload_urls.as_deref(),
+        url: request.upload_url.as_deref(),
+        headers: request.upload_headers.as_ref(),
+    };
+    let stated = Endpoint::of(request.webhook.as_ref(), outbound)?;
     // It asks the bucket, so it comes before the transaction.
     import::check_sources(caller, database, storage, id).await?;
     let mut tx = begin(pool).await?;

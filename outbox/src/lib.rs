@@ -70,6 +70,8 @@ impl Outbox {
 
     /// Sends until `stop` is cancelled. With a `feed`, what becomes due is sent at once, else within a second.
     pub async fn run(self, feed: Option<Feed>, stop: CancellationToken) {
+        let targets: Vec<&str> = self.targets().into_iter().map(Target::as_str).collect();
+        tracing::info!(?targets, "sending deliveries");
         let mut news = feed.map(|feed| feed.subscribe());
         let mut tries: JoinSet<Option<Instant>> = JoinSet::new();
         let places: Vec<(Target, Arc<Semaphore>)> =

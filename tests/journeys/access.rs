@@ -156,6 +156,10 @@ async fn the_first_key_closes_up_and_its_user_goes_on() {
     let bare = server.trim_start_matches("http://");
     let printed = json(&run(folder.path(), &["login-link", "--json", "--server", bare], &[data_dir]));
     assert!(text(&printed["url"]).starts_with(&format!("http://{bare}/#login=")), "{printed}");
+    // Without a server, where clients reach it.
+    let public = ("PYROGRAPH_PUBLIC_URL", "https://pictures.example.com/pyro");
+    let printed = json(&run(folder.path(), &["login-link", "--json"], &[data_dir, public]));
+    assert!(text(&printed["url"]).starts_with("https://pictures.example.com/pyro/#login="), "{printed}");
     let wrong = run(folder.path(), &["login-link", "--server", "ftp://x"], &[data_dir]);
     assert_eq!((wrong.status.code(), wrong.stdout.as_slice()), (Some(2), &b""[..]));
     let with_cookie = async |cookie: &str| {

@@ -1,15 +1,12 @@
 //! `/v1/jobs`: jobs of every kind. What only one kind has is at its own address, which `urls.subject` names.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::delivery::request::Stated;
-use domain::delivery::webhook::{JobWebhook, JobWebhookRequest};
+use domain::delivery::webhook::JobWebhook;
 use domain::job::{JobKind, JobStatus};
-use domain::jobs::{self, Again};
+use domain::jobs::{self, RetryRequest};
 use domain::model::ModelRef;
 use domain::{Caller, Error, Page, PageRequest};
 use serde::de::value::StrDeserializer;
@@ -73,27 +70,6 @@ pub(crate) struct AnyJobUrls {
     /// Path of its stream of server-sent events.
     #[schema(format = "uri-reference")]
     pub events: String,
-}
-
-/// What a repeated job does differently: where the pictures of a generation are uploaded to, and who is notified of it.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({}))]
-pub(crate) struct RetryRequest {
-    /// A URL for each picture.
-    #[schema(min_items = 1, max_items = 4)]
-    #[serde(default)]
-    pub upload_urls: Option<Vec<String>>,
-    /// The same for one picture.
-    #[schema(min_length = 1, max_length = 8192)]
-    #[serde(default)]
-    pub upload_url: Option<String>,
-    /// Headers to be sent with the uploads.
-    #[serde(default)]
-    pub upload_headers: Option<BTreeMap<String, String>>,
-    /// An endpoint that is notified of the new job, in place of that of the failed one.
-    #[serde(default)]
-    pub webhook: Option<JobWebhookRequest>,
 }
 
 type JobPage = Page<Job>;
@@ -273,13 +249,7 @@ pub(crate) async fn retry(
     Path(id): Path<Uuid>,
     OptionalJson(request): OptionalJson<RetryRequest>,
 ) -> Result<Response> {
-    let uploads = Stated {
-        urls: request.upload_urls.as_deref(),
-        url: request.upload_url.as_deref(),
-        headers: request.upload_headers.as_ref(),
-    };
-    let again = Again { uploads, webhook: request.webhook.as_ref() };
-    let job = jobs::retry(&caller, &state.database, &state.storage, id, again, &state.outbound).await?;
+    let job = jobs::retry(&caller, &state.database, &state.storage, id, &request, &state.outbound).await?;
     super::job::log_accepted(job.id);
     let location = path(job.id);
     let body = Json(Job::of(job, &state).await?);

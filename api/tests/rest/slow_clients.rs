@@ -249,3 +249,25 @@ async fn more_requests_than_the_server_can_work_on_are_refused_at_once() {
     .await
     .expect("it serves again");
 }
+
+/// A proxy that does not buffer (nginx with `proxy_request_buffering off`) sends the whole body before it reads.
+#[tokio::test]
+async fn a_client_that_reads_only_after_its_body_gets_the_refusal() {
+    let server = TestServer::new().await;
+    let begin = b"--x\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\n";
+    for mebibytes in [40, 100] {
+        let length = begin.len() + (mebibytes << 20);
+        let form = format!("content-type: multipart/form-data; boundary=x\r\ncontent-length: {length}\r\n");
+        let mut stream = send(&server, &head("POST", "/v1/inputs", &form)).await;
+        stream.write_all(begin).await.unwrap();
+        for _ in 0..mebibytes {
+            stream.write_all(&[b'a'; 1 << 20]).await.expect("the server takes it");
+        }
+        let mut answer = vec![0; 4096];
+        let count = timeout(Duration::from_secs(10), stream.read(&mut answer)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.contains("26214400"), "{answer}");
+    }
+    server.get("/healthz").await.expect(200);
+}

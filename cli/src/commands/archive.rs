@@ -88,9 +88,9 @@ impl Verify {
             for fault in &faults {
                 say!("{fault}")?;
             }
-            say!("{checked} pictures checked")?;
+            say!("pictures checked: {checked}")?;
             if left_out > 0 {
-                say!("{left_out} are not to be archived: their server had no archive, or their project wants none")?;
+                say!("not to be archived, since their server had no archive or their project wants none: {left_out}")?;
             }
         }
         match faults.len() {

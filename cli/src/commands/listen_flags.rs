@@ -30,7 +30,8 @@ pub(crate) struct ListenFlags {
     /// key.
     #[arg(long)]
     pub open: bool,
-    /// Send nothing: a `pyrograph worker --queues outbox` uploads pictures to URLs of callers
+    /// Send nothing: a `pyrograph worker --queues outbox` uploads pictures to URLs of callers, archives pictures and
+    /// posts webhooks
     #[arg(long)]
     pub no_outbox: bool,
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::database_options::DatabaseOptions;
 use super::{Outcome, print_json};
 use crate::client::server_address;
+use crate::configuration::public_url;
 use crate::installation::on_database;
 use crate::output::say;
 use crate::services;
@@ -18,10 +19,9 @@ use crate::services;
 /// most.
 #[derive(Debug, Args)]
 pub(crate) struct LoginLink {
-    /// Address of the server as the browser reaches it
-    #[arg(long, env = "PYROGRAPH_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL",
-          value_parser = server_address)]
-    server: Url,
+    /// Address of the server as the browser reaches it [default: PYROGRAPH_PUBLIC_URL, else http://127.0.0.1:8080]
+    #[arg(long, env = "PYROGRAPH_SERVER", value_name = "URL", value_parser = server_address)]
+    server: Option<Url>,
     #[command(flatten)]
     place: DatabaseOptions,
 }
@@ -29,14 +29,21 @@ pub(crate) struct LoginLink {
 impl LoginLink {
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
+        let server = match (self.server, public_url()?) {
+            (Some(mut server), _) => {
+                server.set_query(None);
+                server.set_fragment(None);
+                server.as_str().trim_end_matches('/').to_owned()
+            }
+            (None, Some(public)) => public.as_str().to_owned(),
+            (None, None) => "http://127.0.0.1:8080".to_owned(),
+        };
         on_database(&self.place.data_dir, async |pools, operator| {
             let link = session::create_link(&operator, &pools.api).await;
             let link = services::answered(link, "could not make the link")?.reveal();
-            let mut url = self.server;
-            url.set_query(None);
             // The fragment is not sent to the server, so that it is in no log.
-            url.set_fragment(Some(&format!("login={link}")));
-            if self.place.json { print_json(&json!({ "url": url.as_str() })) } else { say!("{url}") }
+            let url = format!("{server}/#login={link}");
+            if self.place.json { print_json(&json!({ "url": url })) } else { say!("{url}") }
         })
         .await
     }

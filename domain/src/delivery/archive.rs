@@ -177,7 +177,7 @@ pub async fn delivered_since(pool: &PgPool, since: DateTime<Utc>) -> Result<Vec<
         sqlx::query_scalar!(
             "SELECT a.md5 FROM deliveries d JOIN artifacts a ON a.job_id = d.job_id AND a.position = d.position
              WHERE d.target = 'archive' AND d.status = 'succeeded' AND d.created_at >= $1
-             ORDER BY d.created_at, d.position",
+             GROUP BY a.md5 ORDER BY min(d.created_at), a.md5",
             since,
         )
         .fetch_all(pool),
