@@ -216,6 +216,11 @@ fn at<'a>(body: &'a mut Value, mut path: impl Iterator<Item = &'a Segment>) -> O
     })
 }
 
+/// Whether `field` is `whole` or a part of it, such as `source.files[0]` of `source`.
+fn is_within(field: &str, whole: &str) -> bool {
+    field.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 /// The problem of a body with those of its other fields, of which serde reports only the `first`: each wrong field is
 /// removed, and the rest is read again. Of fields that are missing side by side, only the first is named.
 fn with_others<T: DeserializeOwned>(first: Problem, body: Option<Value>, path: &FieldPath, message: &str) -> Problem {
@@ -230,8 +235,8 @@ fn with_others<T: DeserializeOwned>(first: Problem, body: Option<Value>, path: &
             None => wrong_field(&path, &message),
         };
         is_there = remove(&mut body, &path, wording::field(&message));
-        // One that was removed is missing afterwards.
-        if all.errors.iter().all(|known| known.field != problem.errors[0].field) {
+        // One that was removed is missing afterwards, and so may be what it was a part of.
+        if !all.errors.iter().any(|known| is_within(&known.field, &problem.errors[0].field)) {
             all = all.and(problem);
         }
     }

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::limits::check_display_name;
 use crate::{
-    Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, UploadId, begin,
-    deletion, leftover,
+    Caller, Database, DatasetId, Error, ExampleId, Page, PageRequest, ProjectId, Result, Storage, begin, deletion,
+    leftover,
 };
 
 /// Most characters of a caption.
@@ -156,14 +156,12 @@ pub async fn delete(caller: &Caller, database: &Database, storage: &Storage, id:
 /// Deletes the uploads of datasets, in the transaction that deletes these. Returns the keys of their objects, whose
 /// deletion is to be asked for.
 pub(crate) async fn forget_uploads(connection: &mut PgConnection, datasets: &[Uuid]) -> Result<Vec<String>> {
-    let gone = sqlx::query!(
-        r#"DELETE FROM uploads WHERE dataset_id = ANY($1) RETURNING id AS "id: UploadId", storage_key, expires_at"#,
-        datasets,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+    let gone =
+        sqlx::query!("DELETE FROM uploads WHERE dataset_id = ANY($1) RETURNING storage_key, expires_at", datasets,)
+            .fetch_all(&mut *connection)
+            .await?;
     // A client may still have the URL.
-    let expiries: Vec<_> = gone.iter().map(|upload| (upload.id, upload.expires_at)).collect();
+    let expiries: Vec<_> = gone.iter().map(|upload| (upload.storage_key.clone(), upload.expires_at)).collect();
     leftover::of_uploads(connection, &expiries).await?;
     Ok(gone.into_iter().map(|upload| upload.storage_key).collect())
 }

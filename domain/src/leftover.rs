@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::job::Claim;
 use crate::storage::layout;
-use crate::{Error, Result, Storage, UploadId, begin, bounded, deletion, named};
+use crate::{Error, Result, Storage, begin, bounded, deletion, named};
 
 /// Places that are looked at in one go.
 const BATCH: i64 = 200;
@@ -53,9 +53,10 @@ pub async fn of_lost_attempt(pool: &PgPool, claim: &Claim) -> Result<()> {
     .await
 }
 
-/// Asks for a look at uploads whose rows are gone, once the URLs that were given out for them have expired.
-pub(crate) async fn of_uploads(connection: &mut PgConnection, expiries: &[(UploadId, DateTime<Utc>)]) -> Result<()> {
-    let prefixes: Vec<String> = expiries.iter().map(|(upload, _)| format!("uploads/{upload}")).collect();
+/// Asks for a look at uploads whose rows are gone, once the URLs that were given out for them have expired: each the
+/// key of one object, or a folder with a `/` at its end.
+pub(crate) async fn of_uploads(connection: &mut PgConnection, expiries: &[(String, DateTime<Utc>)]) -> Result<()> {
+    let prefixes: Vec<String> = expiries.iter().map(|(prefix, _)| prefix.clone()).collect();
     let times: Vec<DateTime<Utc>> = expiries.iter().map(|(_, expires_at)| *expires_at).collect();
     sqlx::query!(
         "INSERT INTO leftovers (prefix, due_at)
@@ -105,19 +106,22 @@ pub(crate) async fn remove(pool: &PgPool, storage: &Storage) -> Result<usize> {
     loop {
         // Another server skips them meanwhile, and has them again if this one does not finish.
         let due = bounded(
-            sqlx::query_scalar!(
+            sqlx::query!(
                 "UPDATE leftovers SET due_at = clock_timestamp() + make_interval(secs => $2)
                  WHERE prefix IN (SELECT prefix FROM leftovers WHERE due_at <= clock_timestamp()
                                   ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-                 RETURNING prefix",
+                 RETURNING prefix, due_at",
                 BATCH,
                 PAUSE.as_secs_f64(),
             )
             .fetch_all(pool),
         )
         .await?;
-        for prefix in &due {
-            removed += remove_below(pool, storage, prefix).await?;
+        for look in &due {
+            match remove_below(pool, storage, &look.prefix, look.due_at).await {
+                Ok(count) => removed += count,
+                Err(error) => tracing::warn!(prefix = look.prefix, %error, "a look at leftovers is made again"),
+            }
         }
         if due.len() < BATCH as usize {
             return Ok(removed);
@@ -133,18 +137,21 @@ async fn exists(storage: &Storage, key: &str) -> Result<bool> {
     }
 }
 
-async fn remove_below(pool: &PgPool, storage: &Storage, prefix: &str) -> Result<usize> {
-    let mut keys: Vec<String> = storage.list(prefix).await?.into_iter().map(|(key, _)| key).collect();
+/// Forgets the look that is due at `due_at` afterwards, but not another one that was asked for meanwhile.
+async fn remove_below(pool: &PgPool, storage: &Storage, prefix: &str, due_at: DateTime<Utc>) -> Result<usize> {
     // The upload of one picture has no objects below it; it is one.
-    if layout::place(prefix).is_some_and(|place| place.folder == "uploads") && exists(storage, prefix).await? {
-        keys.push(prefix.to_owned());
-    }
+    let mut keys = if layout::place(prefix).is_some_and(|place| place.folder == "uploads") {
+        if exists(storage, prefix).await? { vec![prefix.to_owned()] } else { Vec::new() }
+    } else {
+        storage.list(prefix).await?.into_iter().map(|(key, _)| key).collect()
+    };
     keys.retain(|key| layout::place(key).is_some());
     let strays = named::strays(pool, keys).await?;
     bounded(async {
         let mut tx = begin(pool).await?;
         deletion::ask(&mut tx, &strays).await?;
-        sqlx::query!("DELETE FROM leftovers WHERE prefix = $1", prefix).execute(&mut *tx).await?;
+        let done = sqlx::query!("DELETE FROM leftovers WHERE prefix = $1 AND due_at = $2", prefix, due_at);
+        done.execute(&mut *tx).await?;
         tx.commit().await?;
         Ok::<_, Error>(())
     })

@@ -186,8 +186,8 @@ pub async fn complete(
             if first.rows_affected() == 0 {
                 return Err(Error::conflict("Another request is completing this upload."));
             }
-            deletion::ask(connection, &[key]).await?;
-            leftover::of_uploads(connection, &[(id, upload.expires_at)]).await?;
+            deletion::ask(connection, std::slice::from_ref(&key)).await?;
+            leftover::of_uploads(connection, &[(key, upload.expires_at)]).await?;
             rows.insert(connection).await
         })
     });

@@ -90,6 +90,8 @@ async fn lose_replies(count: usize, trainings: usize, limit: Duration) {
     assert!(missing.is_empty(), "{} of {} rows are without objects: {missing:?}", missing.len(), rows.len());
     stack.ledger.audit().await;
 
+    let looks = "select count(*) from leftovers where due_at < clock_timestamp() + interval '5 minutes'";
+    nothing_left(&stack, seconds(90), looks).await;
     nothing_left(&stack, seconds(90), "select count(*) from deletions where done_at is null").await;
     let uploads = stack.ledger.uploads().await;
     let without_row = || {

@@ -107,7 +107,8 @@ const RULES: &[(&str, &str)] = &[
          where message ~ '/(work|cache)/|/imports/[0-9a-f]{8}-'",
     ),
     (
-        "events with a gap, unless a retention has deleted all but the last; or a terminal event that is missing, doubled or not the last",
+        "events with a gap, unless a retention has deleted all but the last; or a terminal event that is missing, doubled \
+         or not the last",
         "select j.id::text from jobs j left join job_events e on e.job_id = j.id group by j.id
          having max(e.sequence) is distinct from j.last_sequence or count(e.sequence) = 0
              or count(e.sequence) <> j.last_sequence and (count(e.sequence) > 1 or j.finished_at is null)

@@ -196,6 +196,16 @@ async fn a_failed_delivery_is_repeated_on_request() {
     assert_eq!(lines, [first.clone(), first, second]);
     assert!(sink.received().iter().all(|put| put.body == picture));
 
+    // An accepted upload is made before another one.
+    server.post(&deliver, &json!({"upload_url": sink.url("third")})).await.expect(202);
+    let asked =
+        (0..4).map(|_| async { server.post(&deliver, &json!({"upload_url": sink.url("fourth")})).await.status });
+    let asked = futures::future::join_all(asked).await;
+    assert!(asked.iter().all(|status| [202, 409].contains(status)), "{asked:?}");
+    assert_eq!(delivery(&server, &path).await["status"], "succeeded");
+    let accepted = 1 + asked.iter().filter(|status| **status == 202).count();
+    assert_eq!(sink.received().len(), 3 + accepted);
+
     // A picture that was not to be uploaded can be.
     let (plain, _) = painted(&server, &json!({"prompt": "a fox"})).await;
     let artifact = text(&server.get(&plain).await.expect(200)["artifacts"][0]["id"]);

@@ -33,8 +33,9 @@ enum Action {
 /// Check that pictures are in the archive as their records say
 ///
 /// Reads the record and the picture, compares size and hashes, and decodes the picture. With --since, checks every
-/// picture that was finished since then and is not deleted, and lists those that are not archived yet. The exit code is
-/// 1 if anything is wrong.
+/// archived picture that was finished since then and is not deleted, lists those that are not archived yet, and counts
+/// those that are not to be archived: their server had no archive, or their project wants none. The exit code is 1 if
+/// anything is wrong.
 #[derive(Debug, Args)]
 struct Verify {
     /// image_hash of a picture
@@ -71,8 +72,8 @@ impl Verify {
         let archive = services::archive(&services.storage)
             .await?
             .ok_or_else(|| Failure::Usage("there is no archive: PYROGRAPH_ARCHIVE_URL is not set".to_owned()))?;
-        let (hashes, missing) = match (self.hash, self.since) {
-            (Some(hash), _) => (vec![hash], Vec::new()),
+        let (hashes, missing, left_out) = match (self.hash, self.since) {
+            (Some(hash), _) => (vec![hash], Vec::new(), 0),
             (None, since) => expected(&services, since.unwrap_or_default()).await?,
         };
         let (mut faults, checked) = (missing, hashes.len());
@@ -82,12 +83,15 @@ impl Verify {
             }
         }
         if self.json {
-            print_json(&json!({ "checked": checked, "faults": faults }))?;
+            print_json(&json!({ "checked": checked, "faults": faults, "left_out": left_out }))?;
         } else {
             for fault in &faults {
                 say!("{fault}")?;
             }
             say!("{checked} pictures checked")?;
+            if left_out > 0 {
+                say!("{left_out} are not to be archived: their server had no archive, or their project wants none")?;
+            }
         }
         match faults.len() {
             0 => Ok(()),
@@ -103,18 +107,21 @@ async fn verified(archive: &Archive, hash: &str) -> Result<Vec<String>, Failure>
     })
 }
 
-/// The pictures that should be in the archive, and sentences about those that are not there yet.
-async fn expected(services: &Services, since: DateTime<Utc>) -> Result<(Vec<String>, Vec<String>), Failure> {
+/// The pictures that should be in the archive, sentences about those that are not there yet, and how many are not to be
+/// there.
+async fn expected(services: &Services, since: DateTime<Utc>) -> Result<(Vec<String>, Vec<String>, i64), Failure> {
     let pools = services::database(&services.database(), PoolSizes::WORKER).await?;
     services::check_schema(&pools).await?;
     let hashes = archive::delivered_since(&pools.lease, since).await;
     let missing = archive::missing_since(&pools.lease, since).await;
+    let left_out = archive::left_out_since(&pools.lease, since).await;
     pools.close().await;
+    let left_out = services::answered(left_out, "could not read the pictures")?;
     let missing = services::answered(missing, "could not read the deliveries")?;
     let sentence = |missing: archive::Missing| {
         let error = missing.error.unwrap_or_else(|| "it is not archived yet".to_owned());
         format!("generation {}, picture {}: {error}", missing.generation, missing.position)
     };
     let hashes = services::answered(hashes, "could not read the deliveries")?;
-    Ok((hashes, missing.into_iter().map(sentence).collect()))
+    Ok((hashes, missing.into_iter().map(sentence).collect(), left_out))
 }

@@ -52,8 +52,7 @@ enum Action {
     },
     /// Change quotas and retention of a project; those that are not given stay
     ///
-    /// Before it shortens the time for which something is kept, it shows what a running `up` or `serve` will delete
-    /// within minutes, and asks.
+    /// If a running `up` or `serve` would delete something within minutes, it shows how much that is, and asks first.
     Update {
         /// Name of the project
         name: String,

@@ -185,6 +185,22 @@ pub async fn delivered_since(pool: &PgPool, since: DateTime<Utc>) -> Result<Vec<
     .await
 }
 
+/// Number of pictures that were finished at `since` or later and are not to be archived: the server that took their
+/// request had no archive, or their project wants none.
+pub async fn left_out_since(pool: &PgPool, since: DateTime<Utc>) -> Result<i64> {
+    bounded(
+        sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM artifacts a JOIN jobs j ON j.id = a.job_id
+               WHERE j.kind = 'generation' AND j.deleted_at IS NULL AND a.created_at >= $1
+                 AND NOT EXISTS (SELECT FROM deliveries d
+                                 WHERE d.job_id = a.job_id AND d.position = a.position AND d.target = 'archive')"#,
+            since,
+        )
+        .fetch_one(pool),
+    )
+    .await
+}
+
 /// A delivery to the archive that has not been made, for people.
 #[derive(Debug, Clone)]
 pub struct Missing {

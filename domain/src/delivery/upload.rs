@@ -55,9 +55,9 @@ pub async fn load(pool: &PgPool, claimed: &Claimed) -> Result<Upload> {
     })
 }
 
-/// Uploads a picture of the caller's project again, to another URL if one is stated. A try that is under way is not
-/// recorded any more. Errors: `NotFound`; those of the stated fields; `Conflict` without a URL, if there is none or it
-/// is forgotten, and for a picture that is about to be uploaded.
+/// Uploads a picture of the caller's project again, to another URL if one is stated. Errors: `NotFound`; those of the
+/// stated fields; `Conflict` without a URL, if there is none or it is forgotten, and for a picture that is about to be
+/// uploaded.
 pub async fn deliver(
     caller: &Caller,
     database: &Database,
@@ -73,7 +73,7 @@ pub async fn deliver(
     let mut tx = begin(pool).await?;
     let artifact = sqlx::query!(
         r#"SELECT a.job_id AS "job: JobId", a.position, j.last_sequence FROM artifacts a JOIN jobs j ON j.id = a.job_id
-           WHERE a.id = $1 AND j.project_id = $2 AND j.deleted_at IS NULL FOR KEY SHARE OF a"#,
+           WHERE a.id = $1 AND j.project_id = $2 AND j.deleted_at IS NULL FOR NO KEY UPDATE OF a"#,
         id as ArtifactId,
         caller.project() as ProjectId,
     )
@@ -94,10 +94,9 @@ pub async fn deliver(
         (None, None) => {
             return Err(Error::conflict("The picture has never been uploaded: state an `upload_url`."));
         }
-        (Some(before), None) if before.status == DeliveryStatus::Pending => {
-            return Err(Error::conflict(
-                "The picture is about to be uploaded. State an `upload_url` to upload it elsewhere.",
-            ));
+        // An accepted upload is made before another one replaces it.
+        (Some(before), _) if before.status == DeliveryStatus::Pending => {
+            return Err(Error::conflict("The picture is about to be uploaded; ask again when that has ended."));
         }
         (Some(before), None) if !before.known => {
             return Err(Error::conflict("The URL of the picture is forgotten: state a new `upload_url`."));

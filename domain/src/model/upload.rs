@@ -165,7 +165,8 @@ pub async fn discard(pool: &PgPool, storage: &Storage, ids: &[UploadId]) -> Resu
         .fetch_all(&mut *tx)
         .await?;
         // A client may still have URLs.
-        let expiries: Vec<_> = gone.iter().map(|row| (row.id, row.used_at + READ_TTL)).collect();
+        let expiries: Vec<_> =
+            gone.iter().map(|row| (format!("{}/", prefix(row.id)), row.used_at + READ_TTL)).collect();
         leftover::of_uploads(&mut tx, &expiries).await?;
         let keys: Vec<String> = gone.into_iter().flat_map(|row| part_keys(row.id, row.bytes)).collect();
         deletion::ask(&mut tx, &keys).await?;

@@ -13,6 +13,7 @@ use domain::{
     Caller, Storage, StorageConfig, StorageKey, dataset, deletion, import, input, leftover, model, sweep, training,
 };
 use embedded::S3;
+use outgoing::Guard;
 use serde_json::json;
 
 use super::World;
@@ -47,6 +48,7 @@ fn picture(claim: &Claim, position: i32) -> String {
 #[tokio::test]
 async fn what_an_attempt_has_stored_goes_once_it_is_over() {
     let world = World::new().await;
+    sweep::meet(world.pool(), &world.storage).await.unwrap();
     let first = world.generate().await;
     assert!(world.leftovers().await.is_empty());
     world.put(&picture(&first, 0)).await;
@@ -77,6 +79,7 @@ async fn what_an_attempt_has_stored_goes_once_it_is_over() {
 #[tokio::test]
 async fn what_is_stored_for_a_deleted_job_goes() {
     let world = World::new().await;
+    sweep::meet(world.pool(), &world.storage).await.unwrap();
     let claim = world.generate().await;
     world.fail(&claim).await;
     world.execute("DELETE FROM generations").await;
@@ -91,10 +94,12 @@ async fn what_is_stored_for_a_deleted_job_goes() {
 #[tokio::test]
 async fn every_kind_of_job_is_looked_for_where_it_stores() {
     let world = World::new().await;
+    sweep::meet(world.pool(), &world.storage).await.unwrap();
     let request = json!({"name": "clay", "dataset": world.dataset, "steps": 30});
     let request = serde_json::from_value(request).unwrap();
     let (caller, api) = (&world.caller, &world.pools.api);
-    let training = training::create(caller, api, &world.catalog, &world.capacity, request).await.unwrap();
+    let guard = Guard::default();
+    let training = training::create(caller, api, &world.catalog, &world.capacity, &guard, request).await.unwrap();
     let claim = world.claim().await;
     assert_eq!(claim.kind, JobKind::Training);
     let checkpoint = StorageKey::TrainingCheckpoint { training: training.id, epoch: 1, step: 7 }.to_string();
@@ -107,7 +112,7 @@ async fn every_kind_of_job_is_looked_for_where_it_stores() {
 
     let source = json!({"kind": "url", "url": "https://example.com/clay.safetensors"});
     let request = serde_json::from_value(json!({"name": "ink", "source": source})).unwrap();
-    import::create(caller, api, &world.storage, request).await.unwrap();
+    import::create(caller, api, &world.storage, &guard, request).await.unwrap();
     let claim = world.claim().await;
     let mut intake = Intake::of_attempt(world.pool().clone(), world.storage.clone(), caller.project(), &claim);
     let mut stored = Vec::new();
@@ -187,6 +192,7 @@ async fn uploads_that_nobody_completes_go_after_a_day() {
 #[tokio::test]
 async fn what_is_put_to_the_url_of_an_upload_that_is_over_goes_when_the_url_has_expired() {
     let world = World::new().await;
+    sweep::meet(world.pool(), &world.storage).await.unwrap();
     let (caller, api) = (&world.caller, &world.pools.api);
     let completed = start_upload(&world).await.id;
     let key = StorageKey::Upload { upload: completed }.to_string();
@@ -270,12 +276,13 @@ async fn deletions_of_every_kind_outlast_a_bucket_that_is_away() {
     let request = project::Deletion { confirm: "shop".to_owned(), move_shared_to: None };
     project::delete(caller, api, "shop", &request).await.unwrap();
     project::purge_deleted(world.pool(), &storage).await.unwrap();
-    assert_eq!(world.count("SELECT count(*) FROM deletions WHERE done_at IS NULL").await, 6);
+    // Also of the two uploads, although they were completed.
+    assert_eq!(world.count("SELECT count(*) FROM deletions WHERE done_at IS NULL").await, 8);
 
     let s3 = S3::start(folder.path(), address).await.unwrap();
     assert_eq!(objects().await, 6, "they are still there");
     world.execute("UPDATE deletions SET due_at = clock_timestamp()").await;
-    assert_eq!(deletion::carry_out(world.pool(), &storage).await.unwrap(), 6);
+    assert_eq!(deletion::carry_out(world.pool(), &storage).await.unwrap(), 8);
     assert_eq!(objects().await, 0);
     s3.stop().await;
 }

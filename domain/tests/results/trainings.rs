@@ -149,12 +149,13 @@ async fn the_audit_log_has_the_lora_and_who_asked_for_it() {
     let mut world = World::new().await;
     let key = KeyId::new();
     world.caller = Caller::new(world.caller.project(), Principal::Key(key), Scopes::ALL);
+    let guard = Guard::default();
     let asked = training::create(
         &world.caller,
         &world.pools.api,
         &world.catalog,
         &world.capacity,
-        &Guard::default(),
+        &guard,
         request(&world, "clay"),
     );
     let created = asked.await.unwrap();
