@@ -6,6 +6,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
+use requests::in_range;
 use serde::Deserialize;
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
@@ -21,6 +22,8 @@ const BYTES: usize = 32;
 const MOST: i64 = 8;
 /// Seconds for which an older secret signs beside the new one, if the request does not say.
 const OVERLAP: i64 = 24 * 60 * 60;
+/// Most of these seconds.
+const MOST_OVERLAP: i64 = 7 * OVERLAP;
 
 /// A secret. It prints without its bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -86,9 +89,10 @@ pub async fn current(caller: &Caller, database: &Database) -> Result<CurrentSecr
 /// Makes a new secret. Older ones sign until the overlap ends, unless they end before.
 ///
 /// # Errors
-/// `Conflict` if too many older ones would still sign.
+/// `Invalid` for an overlap beyond the limit; `Conflict` if too many older ones would still sign.
 pub async fn rotate(caller: &Caller, database: &Database, request: &RotateRequest) -> Result<CurrentSecret> {
-    let (project, overlap) = (caller.project(), request.overlap_seconds.unwrap_or(OVERLAP));
+    let project = caller.project();
+    let overlap = in_range("overlap_seconds", request.overlap_seconds.unwrap_or(OVERLAP), 0..=MOST_OVERLAP)?;
     let secret = SigningSecret::new()?;
     bounded(async {
         let mut tx = begin(database.pool(caller)).await?;
