@@ -240,7 +240,7 @@ async fn deletions_of_every_kind_outlast_a_bucket_that_is_away() {
 
     // A dataset and a model with an object each, a job with a picture, and all of that in another project.
     let mut keys = Vec::new();
-    for caller in [&world.caller, &in_shop] {
+    for (value, caller) in [(1, &world.caller), (2, &in_shop)] {
         let request = serde_json::from_value(json!({"name": "clay"})).unwrap();
         let dataset = dataset::create(caller, api, request).await.unwrap().id;
         let request = serde_json::from_value(json!({"file_name": "a.png", "media_type": "image/png"})).unwrap();
@@ -251,7 +251,7 @@ async fn deletions_of_every_kind_outlast_a_bucket_that_is_away() {
         input::create(caller, api, &storage, "image", png(2)).await.unwrap();
         let mut intake = Intake::new(caller, api, &storage);
         let mut file = intake.file("clay.safetensors").await.unwrap();
-        file.write(&super::imports::lora(caller.project().0.as_bytes()[15])).await.unwrap();
+        file.write(&super::imports::lora(value)).await.unwrap();
         file.finish().await.unwrap();
         intake.finish("clay", None, None).await.unwrap();
     }
