@@ -287,7 +287,7 @@ async fn no_canary_is_seen_again(format: &str) {
 /// The URL of a server that answers 200 to everything.
 async fn endpoint() -> String {
     async fn serve(mut stream: TcpStream) {
-        let mut bytes = [0; 64 * 1024];
+        let mut bytes = vec![0; 64 * 1024];
         while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
         }

@@ -162,7 +162,7 @@ async fn a_sink_that_fails_gets_the_same_event_by_the_schedule() {
 #[tokio::test]
 async fn a_sender_that_dies_before_it_has_recorded_the_answer_leaves_a_duplicate() {
     let (_first, server) = open_server().await;
-    let sink = Sink::start(vec![Act::Slow(Duration::from_secs(60)), Act::Status(200)]).await;
+    let sink = Sink::start(vec![Act::Slow(Duration::from_mins(1)), Act::Status(200)]).await;
     webhook(&server, &sink.url("hook"), &["succeeded"]).await;
     let outbox = Outbox::new(server.pools.lease.clone(), server.storage.clone(), local().into());
     let dying = tokio::spawn(outbox.run(None, CancellationToken::new()));

@@ -185,9 +185,10 @@ impl Webhooks {
                     .work(async |caller, database| {
                         let deleted = webhook::delete(caller, database, webhook).await;
                         services::answered(deleted, "could not delete the webhook")?;
-                        match place.database.json {
-                            true => print_json(&json!({ "id": webhook })),
-                            false => say!("{webhook} is deleted."),
+                        if place.database.json {
+                            print_json(&json!({ "id": webhook }))
+                        } else {
+                            say!("{webhook} is deleted.")
                         }
                     })
                     .await
@@ -224,9 +225,10 @@ impl Webhooks {
                     .work(async |caller, database| {
                         let again = history::redeliver(caller, database, delivery).await;
                         let again = services::answered(again, "could not post it again")?;
-                        match place.database.json {
-                            true => print_json(&shown_delivery(&again)),
-                            false => say!("{delivery} is posted again."),
+                        if place.database.json {
+                            print_json(&shown_delivery(&again))
+                        } else {
+                            say!("{delivery} is posted again.")
                         }
                     })
                     .await
