@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use outgoing::Guard;
 use serde::Deserialize;
-use serde_json::json;
 use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
