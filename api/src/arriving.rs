@@ -133,7 +133,7 @@ impl http_body::Body for Arriving {
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        if self.is_too_slow || self.is_end_stream() {
+        if self.is_too_slow || http_body::Body::is_end_stream(self) {
             return;
         }
         let rest = std::mem::take(&mut self.body);
