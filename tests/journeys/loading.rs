@@ -65,7 +65,7 @@ async fn a_generation_whose_model_is_being_loaded_says_so_and_stops_at_once() {
     let reports: Vec<_> = events.iter().filter(|event| event.kind == "progress").map(|event| &event.data).collect();
     let first_step = reports.iter().position(|data| data["stage"].is_null()).expect("steps");
     assert!(first_step >= 2, "{reports:?}");
-    assert_eq!(reports[first_step]["step"], 0, "back to steps before the first one: {reports:?}");
+    // Reports that follow each other quickly are one, so that the first one after the stage may be of any step.
     assert!(reports[first_step..].iter().all(|data| data["stage"].is_null()), "{reports:?}");
     stack.ledger.audit().await;
 }

@@ -255,13 +255,14 @@ async fn more_requests_than_the_server_can_work_on_are_refused_at_once() {
 async fn a_client_that_reads_only_after_its_body_gets_the_refusal() {
     let server = TestServer::new().await;
     let begin = b"--x\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\n";
+    let piece = vec![b'a'; 1 << 20];
     for mebibytes in [40, 100] {
         let length = begin.len() + (mebibytes << 20);
         let form = format!("content-type: multipart/form-data; boundary=x\r\ncontent-length: {length}\r\n");
         let mut stream = send(&server, &head("POST", "/v1/inputs", &form)).await;
         stream.write_all(begin).await.unwrap();
         for _ in 0..mebibytes {
-            stream.write_all(&[b'a'; 1 << 20]).await.expect("the server takes it");
+            stream.write_all(&piece).await.expect("the server takes it");
         }
         let mut answer = vec![0; 4096];
         let count = timeout(Duration::from_secs(10), stream.read(&mut answer)).await.unwrap().unwrap();
