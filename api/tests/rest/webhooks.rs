@@ -452,7 +452,7 @@ async fn wrong_webhooks_are_refused() {
     patch(json!({"url": "https://10.0.0.1/"})).await.refuses(422, "url");
     patch(json!({"events": []})).await.refuses(422, "events");
     patch(json!({"enabled": "no"})).await.refuses(422, "enabled");
-    patch(json!({"enabeld": true})).await.refuses(422, "enabeld");
+    patch(json!({"enable": true})).await.refuses(422, "enable");
     for seconds in [json!(-1), json!(604_801), json!("1h")] {
         let answer = server.post("/v1/webhooks/rotate-secret", &json!({"overlap_seconds": seconds})).await;
         answer.refuses(422, "overlap_seconds");
